@@ -36,6 +36,10 @@ ORIGINS = ("measured", "simulated")
 # largest in use. A task whose median run is above 12 does worse than a guess, or is in PPL.
 GUESSING_NATS = 12.0
 
+# Other held-out losses that tables keep, which should be near ``loss``. A training loss need not
+# be: an overfitted one is near 0, as the logarithm of a small loss is.
+HELD_OUT_LOSSES = ("dev_loss", "val_loss", "valid_loss", "validation_loss", "eval_loss")
+
 
 class RunTableError(ValueError):
     """What is wrong with a run table, one sentence for each fault.
@@ -275,6 +279,8 @@ def _load(source: str | Path, **csv_options: Any) -> pd.DataFrame:
         return _tidy(_read_csv(path, **csv_options) if is_csv else pd.read_parquet(path))
     except pd.errors.EmptyDataError:
         raise RunTableError(f"'{source}' is empty.") from None
+    except pd.errors.ParserWarning:
+        raise RunTableError(f"'{source}' has rows with more fields than its header.") from None
     except Exception as error:  # pyarrow alone has a dozen types for a file that is not Parquet
         suffix = path.suffix[1:]
         raise RunTableError(
@@ -397,13 +403,19 @@ def _typed(series: pd.Series, domain: Domain) -> tuple[pd.Series, pd.Series]:
         series = series.astype(series.cat.categories.dtype)
     missing = series.isna() | (series.astype(str).str.strip() == "")
     if not domain.numeric:
-        words = [None if m else str(v).strip() for v, m in zip(series, missing, strict=True)]
+        words = [None if m else _word(v) for v, m in zip(series, missing, strict=True)]
         return pd.Series(words, index=series.index, name=series.name), missing
     if is_bool_dtype(series) or is_datetime64_any_dtype(series) or is_timedelta64_dtype(series):
         numbers_ = np.full(len(series), np.nan)  # pandas would turn a date into nanoseconds
     else:
         numbers_ = pd.to_numeric(series, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
     return pd.Series(numbers_, index=series.index, name=series.name), missing
+
+
+def _word(value: object) -> str:
+    # A column of labels such as 7 is stored as 7.0 where one place is empty.
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole else value).strip()  # type: ignore[call-overload]
 
 
 def _without_fraction(seed: pd.Series) -> pd.Series:
@@ -423,15 +435,13 @@ def _missing_column(name: str, frame: pd.DataFrame) -> str:
 def _fault(
     name: str, domain: Domain, series: pd.Series, bad: pd.Series, places: Sequence[str]
 ) -> str:
-    first = int(np.flatnonzero(bad)[0])
+    first, where_ = _first(bad, places)
     value = series.iloc[first]
     value = value.item() if isinstance(value, np.generic) else value
     empty = pd.api.types.is_scalar(value) and (pd.isna(value) or str(value).strip() == "")
     what = "empty" if empty else reprlib.repr(value)
-    count = int(bad.sum())
-    others = "" if count == 1 else f" ({count} such rows, this is the first)"
-    where_done = " in rows that are done" if name == "loss" else ""
-    return f"column '{name}' must be {domain.expected}{where_done}, but it is {what} in {places[first]}{others}."
+    whose = " in rows that are done" if name == "loss" else ""
+    return f"column '{name}' must be {domain.expected}{whose}, but it is {what} {where_}."
 
 
 def _repeated_ids(frame: pd.DataFrame, places: Sequence[str]) -> list[str]:
@@ -440,13 +450,15 @@ def _repeated_ids(frame: pd.DataFrame, places: Sequence[str]) -> list[str]:
     repeated = frame["run_id"].notna() & frame["run_id"].duplicated()
     if not repeated.any():
         return []
-    row = int(np.flatnonzero(repeated)[0])
-    count = int(repeated.sum())
+    first, where_ = _first(repeated, places)
+    value = reprlib.repr(frame["run_id"].iloc[first])
+    return [f"column 'run_id' must not repeat, but {value} is there again {where_}."]
+
+
+def _first(bad: pd.Series, places: Sequence[str]) -> tuple[int, str]:
+    first, count = int(np.flatnonzero(bad)[0]), int(bad.sum())
     others = "" if count == 1 else f" ({count} such rows, this is the first)"
-    value = reprlib.repr(frame["run_id"].iloc[row])
-    return [
-        f"column 'run_id' must not repeat, but {value} is there again in {places[row]}{others}."
-    ]
+    return first, f"in {places[first]}{others}"
 
 
 # --------------------------------------------------------------------------- questions
@@ -529,7 +541,8 @@ def warn_about(frame: pd.DataFrame) -> list[str]:
         diverged, zero-shot rows, simulated rows, and losses that look like perplexities by
         either of two signs: the median ``done`` row of a task is above 12 nats, more than
         guessing uniformly from any vocabulary in use costs; or another column shows it, a
-        perplexity column that equals ``loss`` or a loss column that is nearer to its logarithm.
+        perplexity column that equals ``loss``, or a development loss that is nearer by far to its
+        logarithm.
     """
     done = frame[frame["status"] == "done"]
     counts = describe(frame)
@@ -563,8 +576,8 @@ def _perplexity_signs(done: pd.DataFrame) -> list[str]:
         other = pd.to_numeric(done[name], errors="coerce")
         if _is_perplexity(name) and _typical_gap(other, done["loss"]) < 0.01:
             signs.append(f"loss equals the column '{name}': it looks like a perplexity; {advice}.")
-        elif name.endswith("_loss") and (
-            _typical_gap(np.log(done["loss"]), other) < _typical_gap(done["loss"], other)
+        elif name in HELD_OUT_LOSSES and (
+            _typical_gap(np.log(done["loss"]), other) < _typical_gap(done["loss"], other) / 2
         ):
             signs.append(
                 f"the logarithm of loss is nearer to '{name}' than loss is: "

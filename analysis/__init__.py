@@ -1,0 +1,1 @@
+"""What we ask: thin scripts and the command line."""
