@@ -14,6 +14,7 @@ import csv
 import difflib
 import hashlib
 import json
+import math
 import numbers
 import reprlib
 import warnings
@@ -577,7 +578,7 @@ def _perplexity_signs(done: pd.DataFrame) -> list[str]:
         if _is_perplexity(name) and _typical_gap(other, done["loss"]) < 0.01:
             signs.append(f"loss equals the column '{name}': it looks like a perplexity; {advice}.")
         elif name in HELD_OUT_LOSSES and (
-            _typical_gap(np.log(done["loss"]), other) < _typical_gap(done["loss"], other) / 2
+            _typical_gap(done["loss"].map(math.log), other) < _typical_gap(done["loss"], other) / 2
         ):
             signs.append(
                 f"the logarithm of loss is nearer to '{name}' than loss is: "
