@@ -1,0 +1,157 @@
+"""Prior tables: what is believed about A, E, alpha and beta before any run is seen.
+
+The hierarchy works in coordinates that a table of runs determines well, each tied to the law's
+parameters by an exact map (see `tunecast.models.hierarchy`):
+
+* ``level``: log of the loss at the reference point, log nats per target token;
+* ``share``: logit of the irreducible share ``E / L`` at the reference point;
+* ``rate``: ``log beta``;
+* ``alpha``: exponent of a factor;
+* ``onset``: logit of ``D_ref^beta / (D_l^beta + D_ref^beta)``, how far the power phase has begun;
+* ``split``: log of a factor's part of the floor against ``E``'s (additive law alone).
+
+A table is data: one row for each quantity, no code. Users override rows from a CSV file.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+COORDINATES = ("level", "share", "rate", "alpha", "onset", "split")
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """One row of a prior table.
+
+    Parameters
+    ----------
+    location, scale : float
+        Mean and standard deviation of a normal distribution; for ``scatter`` rows and for the
+        noise and drift rows, of the logarithm of a positive scale.
+    effect : float
+        Median standard deviation between the levels of a cell column (tasks, methods, families),
+        on the scale of the coordinate; learned, with a log-scale uncertainty of `EFFECT_SPREAD`.
+    scatter : float
+        Median standard deviation of a curve around its cell, likewise learned.
+    meaning : str
+        One phrase for printed results.
+    """
+
+    location: float
+    scale: float
+    effect: float
+    scatter: float
+    meaning: str
+
+
+# Log-scale standard deviation of every learned scale: two thirds lie within a factor of 1.65. A
+# log-normal keeps scales off zero, where hierarchical posteriors have their funnels.
+EFFECT_SPREAD = 0.5
+
+# Degrees of freedom of the base-model effect: heavy enough for a checkpoint that trained badly.
+BASE_EFFECT_DF = 4.0
+
+type PriorTable = Mapping[str, Prior]
+
+_NONE = math.nan
+
+WEAK: PriorTable = {
+    "level": Prior(0.7, 1.0, 0.3, 0.05, "log loss at the reference point, log nats"),
+    "share": Prior(-1.0, 1.5, 0.7, 0.3, "logit of the irreducible share E / L"),
+    "rate": Prior(math.log(0.12), 0.9, 0.5, 0.15, "log beta"),
+    "alpha": Prior(0.15, 0.2, 0.1, _NONE, "exponent of a factor"),
+    "onset": Prior(1.0, 1.0, 0.4, 0.3, "logit of how far the power phase has begun"),
+    "split": Prior(0.0, 1.0, 0.5, _NONE, "log of a factor's part of the floor against E's"),
+    "base_effect": Prior(math.log(0.03), 0.7, _NONE, _NONE, "log sd of base-model effects"),
+    "noise": Prior(math.log(0.005), 1.0, 0.5, 0.7, "log sd of a run's log loss"),
+    "noise_df": Prior(math.log(5.0), 0.8, _NONE, _NONE, "log of Student-t degrees of freedom - 2"),
+    "drift_task": Prior(math.log(0.01), 0.5, _NONE, _NONE, "log slope drift per doubling, task"),
+    "drift_curve": Prior(math.log(0.005), 0.5, _NONE, _NONE, "log slope drift per doubling, curve"),
+}
+
+# Published exponents of model size and data size: nine cells of arXiv:2402.17193, Table 4.
+_ALPHA_M = (0.52, 0.4, 0.36, 0.34, 0.33, 0.31, 0.24, 0.1, 0.11)
+_BETA = (0.15, 0.051, 0.081, 0.14, 0.015, 0.025, 0.087, 0.025, 0.03)
+
+
+def _moments(values: tuple[float, ...]) -> tuple[float, float]:
+    mean = sum(values) / len(values)
+    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+
+def _informed_by_zhang() -> PriorTable:
+    """Centre alpha and log beta on the published cells; their spread becomes the cells' spread."""
+    alpha, alpha_sd = _moments(_ALPHA_M)
+    rate, rate_sd = _moments(tuple(math.log(b) for b in _BETA))
+    cells = math.sqrt(len(_BETA))
+    return {
+        **WEAK,
+        # The global mean is known as well as nine cells can tell it, doubled for other set-ups.
+        "alpha": replace(
+            WEAK["alpha"], location=alpha, scale=2 * alpha_sd / cells, effect=alpha_sd / 2
+        ),
+        "rate": replace(WEAK["rate"], location=rate, scale=2 * rate_sd / cells, effect=rate_sd / 2),
+    }
+
+
+PRIORS: dict[str, PriorTable] = {"weak": WEAK, "zhang2024": _informed_by_zhang()}
+
+
+def get_priors(name: str | Path) -> PriorTable:
+    """Return a prior table by name, or `WEAK` with the rows of a CSV file put in its place.
+
+    The file has the columns ``quantity, location, scale, effect, scatter``; an empty cell keeps
+    the default of ``weak``.
+
+    Raises
+    ------
+    ValueError
+        One sentence: no such table or file, an unknown quantity, or a value that is not a number
+        of the kind expected.
+    """
+    if str(name) in PRIORS:
+        return PRIORS[str(name)]
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(
+            f"unknown priors '{name}': expected one of {', '.join(PRIORS)}, or a CSV file"
+        )
+    table = dict(WEAK)
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"priors file '{path}' cannot be read as CSV: {error}") from None
+    for row in rows:
+        quantity = row.get("quantity") or ""
+        if quantity not in table:
+            raise ValueError(
+                f"priors file '{path}': unknown quantity '{quantity}', "
+                f"expected one of {', '.join(WEAK)}"
+            )
+        table[quantity] = replace(table[quantity], **_numbers(row, quantity, path))
+    return table
+
+
+def _numbers(row: Mapping[str, str | None], quantity: str, path: Path) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for field in ("location", "scale", "effect", "scatter"):
+        text = (row.get(field) or "").strip()
+        if not text:
+            continue
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or (field != "location" and value <= 0):
+            kind = "a number" if field == "location" else "a positive number"
+            raise ValueError(
+                f"priors file '{path}': {field} of '{quantity}' is '{text}', expected {kind}"
+            )
+        values[field] = value
+    return values
