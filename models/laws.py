@@ -21,6 +21,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 # A NumPy array, a PyTensor variable or an xarray DataArray: whatever supports + * / **.
@@ -167,9 +168,10 @@ class Law:
         return published
 
 
-def _keywords(function: Callable[..., Values]) -> list[str]:
+@cache  # a search evaluates a law thousands of times, and reading a signature costs more than that
+def _keywords(function: Callable[..., Values]) -> tuple[str, ...]:
     kinds = inspect.signature(function).parameters.values()
-    return [parameter.name for parameter in kinds if parameter.kind is parameter.KEYWORD_ONLY]
+    return tuple(parameter.name for parameter in kinds if parameter.kind is parameter.KEYWORD_ONLY)
 
 
 def _product(values: list[Values]) -> Values:

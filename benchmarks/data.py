@@ -1,0 +1,67 @@
+"""The public tables that the benchmarks read, in the columns of a run table.
+
+They are kept outside the package, in a folder ``data`` with one folder for each table: beside the
+repository in ``shared/``, or wherever the environment variable TUNECAST_SHARED says.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+#: Families with one tokenizer and at least three sizes, whose losses therefore compare.
+FAMILIES = ("Cerebras", "GPT2", "LaMini", "OPT")
+
+#: Filed under GPT2 but multilingual with a vocabulary of its own, so it is nobody's largest size.
+NOT_OF_ITS_FAMILY = ("ai-forever/mGPT",)
+
+
+def rectified_ft() -> pd.DataFrame:
+    """900 full fine-tuning runs: 30 models x 15 sizes x {FLAN, Gigaword}, arXiv:2402.02314."""
+    return pd.read_csv(_table("rectified_ft"))
+
+
+def revisiting_nsl() -> pd.DataFrame:
+    """712 points of 20 language learning curves with their published split, arXiv:2209.06640.
+
+    There is no model size and no fine-tuning: ``method`` is ``pretrain``, ``finetune_examples``
+    holds the examples seen. ``is_train`` 1 marks the rows to fit, 0 those to forecast.
+    """
+    frame = pd.read_csv(_table("revisiting_nsl_language"))
+    frame = frame.rename(columns={"model": "base_model", "seen_examples": "finetune_examples"})
+    frame["task"] = frame["domain"] + "/" + frame["task"]
+    frame["method"] = "pretrain"
+    curve = frame["task"] + "/" + frame["base_model"]
+    # A curve may have two measurements at one size, so the size alone does not name a row.
+    position = frame.groupby(curve).cumcount().astype(str)
+    frame["run_id"] = curve + "/" + position
+    columns = ["run_id", "task", "method", "base_model", "finetune_examples", "loss", "is_train"]
+    return frame[columns]
+
+
+def tiny_ladder() -> pd.DataFrame:
+    """49 small runs of full fine-tuning, LoRA and prompt tuning made for this project."""
+    return pd.read_csv(_table("tiny_ladder"))
+
+
+def largest_of_families(frame: pd.DataFrame) -> list[str]:
+    """Return the ``base_model`` of the largest size of each family in :data:`FAMILIES`."""
+    members = frame[
+        frame["family"].isin(FAMILIES) & ~frame["base_model"].isin(NOT_OF_ITS_FAMILY)
+    ].drop_duplicates("base_model")
+    largest = members.loc[members.groupby("family")["model_size"].idxmax()]
+    return largest["base_model"].tolist()
+
+
+def _table(name: str) -> Path:
+    root = os.environ.get("TUNECAST_SHARED")
+    beside = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    path = (Path(root) if root else beside) / name / "runs.csv"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no table '{name}' at {path}: set TUNECAST_SHARED to the folder that holds "
+            f"'{name}/runs.csv'"
+        )
+    return path
