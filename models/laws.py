@@ -116,7 +116,7 @@ class Law:
         D : array_like
             Data size, any shape that broadcasts with the parameters.
         X : mapping of str to array_like
-            Factor values; empty for a law without factors.
+            Values of each factor that ``alpha`` names; others are ignored.
         **parameters
             One value for each declared parameter; a mapping by factor for those per factor.
         """
@@ -186,7 +186,8 @@ def _constant_amplitude(X: ByFactor, *, A: Values) -> Values:
 
 
 def _scaled_amplitude(X: ByFactor, *, A: Values, alpha: ByFactor) -> Values:
-    return _product([A, *(X[k] ** -alpha[k] for k in X)])
+    # By alpha, not by X: a factor that X lacks must not drop out of the product unnoticed.
+    return _product([A, *(X[k] ** -alpha[k] for k in alpha)])
 
 
 def _data_amplitude(X: ByFactor, *, B: Values) -> Values:
@@ -199,7 +200,7 @@ def _constant_floor(X: ByFactor, *, E: Values) -> Values:
 
 def _scaled_floor(X: ByFactor, *, A: ByFactor, alpha: ByFactor, E: Values) -> Values:
     total = E
-    for k in X:
+    for k in alpha:
         total = total + A[k] * X[k] ** -alpha[k]
     return total
 

@@ -1,0 +1,412 @@
+"""Equivalence and property tests of the laws: no sampling, tolerances of rounding only."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunecast.models.laws import ALPHA, BETA, LAWS, A, E, Law, get_law
+
+SAME = 1e-10  # two spellings of one formula
+EXACT = 1e-12  # a conversion: a few powers, each good to some 1e-15 times its exponent
+
+# For each law two sizes of problem: with the least and the most factors tested. Values are
+# asymmetric on purpose, so that exchanging two factors or two exponents shows.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "power": ("power", {"A": 21.0, "beta": 0.31, "E": 0.7}),
+    "multiplicative, one factor": (
+        "multiplicative",
+        {"A": 1.2e5, "alpha": {"model_size": 0.52}, "beta": 0.15, "E": 0.75},
+    ),
+    "multiplicative, two factors": (
+        "multiplicative",
+        {
+            "A": 9e5,
+            "alpha": {"model_size": 0.34, "pet_params": -0.0017},
+            "beta": 0.08,
+            "E": 0.62,
+        },
+    ),
+    "additive, one factor": (
+        "additive",
+        {"A": {"model_size": 482.0}, "alpha": {"model_size": 0.348}, "B": 60.0}
+        | {"beta": 0.366, "E": 1.8},
+    ),
+    "additive, two factors": (
+        "additive",
+        {
+            "A": {"model_size": 482.0, "pet_params": 3.0},
+            "alpha": {"model_size": 0.348, "pet_params": 0.21},
+            "B": 60.0,
+            "beta": 0.366,
+            "E": 1.8,
+        },
+    ),
+    "rectified, one factor": (
+        "rectified",
+        {"A": 8e4, "alpha": {"model_size": 0.32}, "D_l": 3e4, "beta": 0.45, "E": 0.7},
+    ),
+    "rectified, two factors": (
+        "rectified",
+        {
+            "A": 8e4,
+            "alpha": {"model_size": 0.32, "pet_params": 0.05},
+            "D_l": 3e4,
+            "beta": 0.45,
+            "E": 0.7,
+        },
+    ),
+}
+D = np.array([200.0, 3_000.0, 51_200.0, 1.6e6])
+X = {
+    "model_size": np.array([6e7, 3.5e8, 1.3e9, 6.7e9]),
+    "pet_params": np.array([1e4, 4e6, 3e5, 9e7]),
+}
+WITH_FACTORS = [name for name in CASES if "factor" in name]
+
+
+def factors_of(parameters: Mapping[str, Any]) -> list[str]:
+    return list(parameters.get("alpha", {}))
+
+
+def spelled_out(name: str, d: float, x: Mapping[str, float], p: Mapping[str, Any]) -> float:
+    """The published formulas once more, by hand and one number at a time."""
+    if name == "additive":
+        size = sum(p["A"][k] / x[k] ** a for k, a in p["alpha"].items())
+        return float(size + p["B"] / d ** p["beta"] + p["E"])
+    top = p["A"]
+    for k, a in p.get("alpha", {}).items():
+        top = top / x[k] ** a
+    pre_learned = p["D_l"] ** p["beta"] if name == "rectified" else 0.0
+    return float(top / (pre_learned + d ** p["beta"]) + p["E"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_arrays_give_the_published_formula(case: str) -> None:
+    name, parameters = CASES[case]
+    expected = [
+        spelled_out(name, d, {k: v[i] for k, v in X.items()}, parameters) for i, d in enumerate(D)
+    ]
+    np.testing.assert_allclose(get_law(name)(D, X, **parameters), expected, rtol=SAME)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_symbols_give_what_arrays_give(case: str) -> None:
+    name, parameters = CASES[case]
+    law = get_law(name)
+    data = pt.dvector("D")
+    by_factor = {k: pt.dvector(k) for k in X}
+    symbols = {
+        key: {k: pt.dscalar(f"{key}_{k}") for k in value}
+        if isinstance(value, dict)
+        else pt.dscalar(key)
+        for key, value in parameters.items()
+    }
+    flat = [
+        (symbols[key][k], value[k]) if k is not None else (symbols[key], value)
+        for key, value in parameters.items()
+        for k in (value if isinstance(value, dict) else [None])
+    ]
+    inputs: list[Any] = [data, *by_factor.values(), *[symbol for symbol, _ in flat]]
+    compiled = pytensor.function(
+        inputs,
+        law(data, by_factor, **symbols),
+        on_unused_input="ignore",
+    )
+    values = compiled(D, *X.values(), *(value for _, value in flat))
+    np.testing.assert_allclose(values, law(D, X, **parameters), rtol=SAME)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_labelled_draws_give_a_curve_for_each_draw(case: str) -> None:
+    name, parameters = CASES[case]
+    law = get_law(name)
+    stretch = xr.DataArray([[1.0, 1.1, 0.9], [1.2, 0.8, 1.05]], dims=("chain", "draw"))
+
+    def drawn(value: Any) -> Any:
+        return {k: v * stretch for k, v in value.items()} if isinstance(value, dict) else value
+
+    draws = {key: drawn(value) for key, value in parameters.items()}
+    draws["E"] = parameters["E"] * stretch
+    labelled = {k: xr.DataArray(v, dims="run") for k, v in X.items()}
+    curves = law(xr.DataArray(D, dims="run"), labelled, **draws)
+    assert set(curves.dims) == {"chain", "draw", "run"}
+    for chain in range(2):
+        for draw in range(3):
+            one = {
+                key: {k: float(v[chain, draw]) for k, v in value.items()}
+                if isinstance(value, dict)
+                else float(value[chain, draw])
+                if isinstance(value, xr.DataArray)
+                else value
+                for key, value in draws.items()
+            }
+            found = curves.isel(chain=chain, draw=draw).to_numpy()
+            np.testing.assert_allclose(found, law(D, X, **one), rtol=SAME)
+
+
+# --------------------------------------------------------------------------- limits
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_endless_data_leaves_the_floor(case: str) -> None:
+    name, parameters = CASES[case]
+    # 1e300 ** -0.08 is still 1e-24: enough for the smallest exponent in the table.
+    far = get_law(name)(np.full(4, 1e300), X, **parameters)
+    floor = parameters["E"]
+    if name == "additive":
+        floor = floor + sum(parameters["A"][k] * X[k] ** -a for k, a in parameters["alpha"].items())
+    np.testing.assert_allclose(far, np.broadcast_to(floor, far.shape), rtol=SAME)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("rectified")])
+def test_nothing_learned_before_makes_rectified_multiplicative(case: str) -> None:
+    parameters = dict(CASES[case][1]) | {"D_l": 1e-300}
+    without = {key: value for key, value in parameters.items() if key != "D_l"}
+    np.testing.assert_allclose(
+        get_law("rectified")(D, X, **parameters),
+        get_law("multiplicative")(D, X, **without),
+        rtol=SAME,
+    )
+
+
+def test_zero_examples_have_a_finite_loss_under_the_rectified_law_only() -> None:
+    parameters = CASES["rectified, one factor"][1]
+    at_zero = get_law("rectified")(np.array([0.0]), {"model_size": 1e9}, **parameters)
+    size = parameters["A"] * 1e9 ** -parameters["alpha"]["model_size"]
+    expected = size / parameters["D_l"] ** parameters["beta"] + parameters["E"]
+    np.testing.assert_allclose(at_zero, expected, rtol=SAME)
+
+
+@pytest.mark.parametrize("name", ["multiplicative", "additive"])
+def test_without_factors_a_joint_law_is_the_power_law(name: str) -> None:
+    power = CASES["power"][1]
+    joint = {
+        "multiplicative": dict(power) | {"alpha": {}},
+        "additive": {"A": {}, "alpha": {}, "B": power["A"]}
+        | {key: power[key] for key in ("beta", "E")},
+    }[name]
+    np.testing.assert_allclose(
+        get_law(name)(D, {}, **joint), get_law("power")(D, {}, **power), rtol=SAME
+    )
+
+
+# --------------------------------------------------------------------------- units
+
+amounts = st.floats(1e-2, 1e2)
+exponents = st.floats(0.01, 1.0)
+references = st.floats(1e3, 1e10)
+
+
+@st.composite
+def scaled_problems(draw: st.DrawFn) -> tuple[str, dict[str, Any], float, dict[str, float]]:
+    """A law with one or two factors, parameters in reference units, and the references."""
+    name = draw(st.sampled_from(list(LAWS)))
+    names = [] if name == "power" else draw(st.sampled_from([["a"], ["a", "b"]]))
+    values: dict[str, Any] = {}
+    for parameter in get_law(name).parameters:
+        strategy = {"alpha": st.floats(-0.5, 1.0), "beta": exponents}.get(parameter.name, amounts)
+        values[parameter.name] = (
+            {k: draw(strategy) for k in names} if parameter.per_factor else draw(strategy)
+        )
+    return name, values, draw(references), {k: draw(references) for k in names}
+
+
+type Conversion = Callable[[Law, float, Mapping[str, float], dict[str, Any]], dict[str, Any]]
+
+
+def worst_conversion_error(
+    convert: Conversion, name: str, scaled: dict[str, Any], D_ref: float, X_ref: dict[str, float]
+) -> float:
+    """Largest relative difference between a law in reference units and its published spelling."""
+    law = get_law(name)
+    published = convert(law, D_ref, X_ref, scaled)
+    worst = 0.0
+    for stretch in (1e-3, 0.7, 40.0):
+        d = stretch * D_ref
+        # Another multiple for each factor, so that two factors cannot be exchanged unnoticed.
+        x = {k: stretch ** (0.5 + i) * ref for i, (k, ref) in enumerate(X_ref.items())}
+        inside = law(d / D_ref, {k: x[k] / X_ref[k] for k in x}, **scaled)
+        worst = max(worst, abs(spelled_out(name, d, x, published) / inside - 1))
+    return worst
+
+
+def by_the_law(
+    law: Law, D_ref: float, X_ref: Mapping[str, float], scaled: dict[str, Any]
+) -> dict[str, Any]:
+    return law.to_published(D_ref, X_ref, **scaled)
+
+
+@given(scaled_problems())
+def test_published_spelling_is_exact(
+    problem: tuple[str, dict[str, Any], float, dict[str, float]],
+) -> None:
+    assert worst_conversion_error(by_the_law, *problem) < EXACT
+
+
+@given(scaled_problems())
+def test_the_inverse_references_undo_the_conversion(
+    problem: tuple[str, dict[str, Any], float, dict[str, float]],
+) -> None:
+    name, scaled, D_ref, X_ref = problem
+    law = get_law(name)
+    there = law.to_published(D_ref, X_ref, **scaled)
+    back = law.to_published(1 / D_ref, {k: 1 / ref for k, ref in X_ref.items()}, **there)
+    for key, value in scaled.items():
+        for k in value if isinstance(value, dict) else [None]:
+            one, other = (value, back[key]) if k is None else (value[k], back[key][k])
+            assert math.isclose(one, other, rel_tol=EXACT)
+
+
+def forgets_the_data(
+    law: Law, D_ref: float, X_ref: Mapping[str, float], scaled: dict[str, Any]
+) -> dict[str, Any]:
+    return law.to_published(1.0, X_ref, **scaled)
+
+
+def forgets_a_factor(
+    law: Law, D_ref: float, X_ref: Mapping[str, float], scaled: dict[str, Any]
+) -> dict[str, Any]:
+    return law.to_published(D_ref, dict.fromkeys(X_ref, 1.0), **scaled)
+
+
+def exchanges_the_factors(
+    law: Law, D_ref: float, X_ref: Mapping[str, float], scaled: dict[str, Any]
+) -> dict[str, Any]:
+    return law.to_published(
+        D_ref, dict(zip(X_ref, reversed(list(X_ref.values())), strict=True)), **scaled
+    )
+
+
+def leaves_d_l(
+    law: Law, D_ref: float, X_ref: Mapping[str, float], scaled: dict[str, Any]
+) -> dict[str, Any]:
+    return law.to_published(D_ref, X_ref, **scaled) | {"D_l": scaled["D_l"]}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cases"),
+    [
+        (forgets_the_data, list(CASES)),
+        (forgets_a_factor, WITH_FACTORS),
+        (exchanges_the_factors, [case for case in CASES if "two" in case]),
+        (leaves_d_l, [case for case in CASES if case.startswith("rectified")]),
+    ],
+)
+def test_a_wrong_conversion_is_caught(wrong: Conversion, cases: list[str]) -> None:
+    """Negative control: what passes at 1e-12 for the law fails by far for each likely slip."""
+    for case in cases:
+        name, parameters = CASES[case]
+        scaled = dict(parameters) | {"D_l": 1.5} if name == "rectified" else dict(parameters)
+        X_ref = {"model_size": 1.1e9, "pet_params": 3e5}
+        X_ref = {k: X_ref[k] for k in factors_of(parameters)}
+        assert worst_conversion_error(by_the_law, name, scaled, 4e4, X_ref) < EXACT
+        assert worst_conversion_error(wrong, name, scaled, 4e4, X_ref) > 1e-6
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_counting_data_in_thousands_changes_amplitude_and_d_l_only(case: str) -> None:
+    name, parameters = CASES[case]
+    law = get_law(name)
+    ones = dict.fromkeys(factors_of(parameters), 1.0)
+    thousands = law.to_published(1e-3, ones, **parameters)
+    np.testing.assert_allclose(law(D / 1e3, X, **thousands), law(D, X, **parameters), rtol=SAME)
+    changed = {key for key, value in parameters.items() if thousands[key] != value}
+    assert changed == {"B" if law.has("B") else "A"} | ({"D_l"} if law.has("D_l") else set())
+
+
+# --------------------------------------------------------------------------- shape
+
+
+@given(scaled_problems(), st.floats(1e-4, 1e4), st.floats(1.01, 1e3))
+def test_more_data_never_hurts(
+    problem: tuple[str, dict[str, Any], float, dict[str, float]], d: float, more: float
+) -> None:
+    name, scaled, _, X_ref = problem
+    ones = dict.fromkeys(X_ref, 1.0)
+    law = get_law(name)
+    assert law(d * more, ones, **scaled) <= law(d, ones, **scaled)
+    # Strictly so for the part that depends on D; a large floor may swallow it in the sum.
+    own = {key: scaled[key] for key in ("beta", "D_l") if law.has(key)}
+    assert law.decay(d * more, **own) < law.decay(d, **own)
+
+
+@given(scaled_problems(), st.floats(1e-3, 1e3), st.floats(1.01, 1e2))
+def test_a_larger_factor_helps_exactly_if_its_exponent_is_positive(
+    problem: tuple[str, dict[str, Any], float, dict[str, float]], x: float, more: float
+) -> None:
+    name, scaled, _, X_ref = problem
+    law = get_law(name)
+    for k in X_ref:
+        at = dict.fromkeys(X_ref, 1.0) | {k: x}
+        change = law(1.0, at | {k: x * more}, **scaled) - law(1.0, at, **scaled)
+        alpha = scaled["alpha"][k]
+        if abs(alpha) > 1e-6:  # else the change is lost in rounding
+            assert np.sign(change) == -np.sign(alpha)
+
+
+# --------------------------------------------------------------------------- the declaration
+
+
+def _decay(D: Any, *, beta: Any) -> Any:
+    return D**-beta
+
+
+def _constant(X: Any, *, A: Any) -> Any:
+    return A
+
+
+def _floor(X: Any, *, E: Any) -> Any:
+    return E
+
+
+@pytest.mark.parametrize(
+    ("parameters", "missing"),
+    [((A, ALPHA, BETA, E), "alpha"), ((A, BETA), "E"), ((A, E), "beta")],
+    ids=["declared but unused", "used but undeclared", "decay undeclared"],
+)
+def test_a_declaration_that_differs_from_the_formula_fails_at_once(
+    parameters: tuple[Any, ...], missing: str
+) -> None:
+    with pytest.raises(TypeError, match=rf"law 'wrong': \['{missing}'\] appear in only one"):
+        Law("wrong", parameters, _constant, _decay, _floor, "", "")
+
+
+def test_a_right_declaration_passes() -> None:
+    law = Law("right", (A, BETA, E), _constant, _decay, _floor, "", "")
+    assert law.has("beta")
+    assert not law.has("alpha")
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_every_parameter_says_what_it_is(name: str) -> None:
+    law = get_law(name)
+    assert law.name == name
+    assert law.reference.startswith("arXiv:")
+    for parameter in law.parameters:
+        assert parameter.latex in law.latex
+        assert parameter.support in ("positive", "real")
+        assert parameter.meaning
+
+
+def test_unknown_law_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="unknown law 'cubic': expected one of power, mult"):
+        get_law("cubic")
+
+
+@pytest.mark.parametrize("case", WITH_FACTORS)
+def test_a_missing_factor_is_an_error_and_an_extra_one_is_ignored(case: str) -> None:
+    name, parameters = CASES[case]
+    law = get_law(name)
+    with pytest.raises(KeyError, match="model_size"):
+        law(D, {k: v for k, v in X.items() if k != "model_size"}, **parameters)
+    only = {k: X[k] for k in factors_of(parameters)}
+    extra = only | {"pretrain_tokens": np.full(4, 1e11)}
+    np.testing.assert_array_equal(law(D, extra, **parameters), law(D, only, **parameters))
