@@ -455,8 +455,7 @@ def _with_runs(problem: Problem, clusters: Indices, replicates: int, seed: int) 
     """Return the problem with weights: how often each run occurs in each replicate."""
     if len(clusters) == 0:
         clusters = np.arange(len(problem.loss))
-    points = np.stack([problem.D, *problem.X.values()], axis=1)
-    point = np.unique(points, axis=0, return_inverse=True)[1].ravel()
+    point = _points(problem)
     counts = [_counts(problem, clusters, point, _rng(seed, i, "rows")) for i in range(replicates)]
     return replace(problem, weights=np.stack(counts))
 
@@ -543,10 +542,11 @@ def _check_fixed(law: Law, factors: tuple[str, ...], fixed: Mapping[str, Any]) -
 
 def _check_enough(problem: Problem, data: str) -> None:
     runs, free = len(problem.loss), len(problem.coordinates)
-    if runs < free:
+    points = len(np.unique(_points(problem)))
+    if points < free:
         raise ValueError(
-            f"too few runs: law '{problem.law.name}' has {free} free parameters here and there "
-            f"are {runs} runs"
+            f"too few runs: law '{problem.law.name}' has {free} free parameters here and the "
+            f"{runs} runs lie at {points} different sizes"
         )
     for coordinate in problem.coordinates:
         name, factor = coordinate.name, coordinate.factor
@@ -592,6 +592,12 @@ def _factors(fit: PointFit, X: Factors | None) -> dict[str, Array]:
         if X is None or factor not in X:
             raise ValueError(f"missing factor '{factor}': the fit has factors {list(fit.factors)}")
     return {} if X is None else {factor: _floats(X[factor]) for factor in fit.factors}
+
+
+def _points(problem: Problem) -> Indices:
+    """Return for each run the number of its combination of sizes: replicates share one."""
+    sizes = np.stack([problem.D, *problem.X.values()], axis=1)
+    return np.unique(sizes, axis=0, return_inverse=True)[1].ravel()
 
 
 def _floats(values: npt.ArrayLike) -> Array:
