@@ -13,7 +13,8 @@ No failure is hidden. Where a forecaster cannot do what its name says for some r
 next simpler thing and says so: a :class:`Fallback` goes to the list ``fallbacks`` if the caller
 gives one, else they are summed up in one warning.
 
-Zero-shot rows (``finetune_examples`` 0) of ``train`` are left out: a power law has no value there.
+Zero-shot rows (``finetune_examples`` 0) of ``train`` are left out, and in ``test`` they are an
+error: a power law has no value there.
 
     python benchmarks/baselines.py [SMALLEST [LARGEST]]
 
@@ -345,6 +346,8 @@ def _groups(frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[str, 
 
 def _positions(frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
     """The row positions of each group, whatever the frame's index is."""
+    if not (frame["finetune_examples"] > 0).all():
+        raise ValueError("these forecasters need finetune_examples > 0 in every row of test")
     if len(frame):
         for key, rows in frame.reset_index(drop=True).groupby(_keys(frame, columns).to_numpy()):
             yield str(key), rows.index.tolist()

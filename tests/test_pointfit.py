@@ -443,7 +443,7 @@ def test_intervals_cover_and_intervals_from_shrunken_residuals_do_not() -> None:
         ):
             low, high = np.quantile(draws, [0.1, 0.9], axis=0)
             hits[name] = hits[name] + ((low <= value) & (value <= high))
-    low, high = binom.ppf([5e-5, 1 - 5e-5], repeats, 0.8)
+    low, high = (float(binom.ppf(level, repeats, 0.8)) for level in (5e-5, 1 - 5e-5))
     for name in ("mean", "new run"):
         assert (low <= hits[name]).all(), (name, hits[name])
         assert (hits[name] <= high).all(), (name, hits[name])
