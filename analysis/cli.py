@@ -1,0 +1,611 @@
+"""The command line: one command for each question, a thin shell on `tunecast.models`.
+
+Exit codes: 0 done; 1 a fault of tunecast itself, with a traceback; 2 input that cannot be used, in
+one sentence for each fault; 3 the fit did not converge; 130 interrupted.
+
+The heavy imports stand inside the functions, so that ``tunecast --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from tunecast.models import Fit
+
+FIT_SUFFIXES = (".nc",)
+PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
+
+app = typer.Typer(
+    name="tunecast",
+    help="Forecast the loss of fine-tuning runs, compare methods, and say how sure it is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # a usage error is then a sentence, not a box
+)
+
+
+class NotConverged(RuntimeError):
+    """A fit that did not converge: exit code 3."""
+
+
+class OutputError(ValueError):
+    """A file that could not be written, in one sentence."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit code."""
+    try:
+        app(args=arguments, prog_name="tunecast")
+    except NotConverged as error:
+        _say(str(error))
+        sys.exit(3)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter must not complain on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (ValueError, OSError) as error:
+        if isinstance(error, ValueError) and not _is_ours(error):
+            raise  # a fault of the program must not be blamed on its user
+        for sentence in _sentences(error):
+            _say(sentence)
+        sys.exit(2)
+    sys.exit(0)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether tunecast raised ``error`` itself, rather than a library that it used badly."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals["__name__"].startswith("tunecast.")
+
+
+def _sentences(error: BaseException) -> list[str]:
+    if isinstance(error, OSError) and error.strerror:
+        return [f"'{error.filename}': {error.strerror}." if error.filename else error.strerror]
+    return str(error).splitlines() or [type(error).__name__]
+
+
+def _say(line: str) -> None:
+    typer.echo(f"tunecast: {line}", err=True)
+
+
+# --------------------------------------------------------------------------- options
+
+Runs = Annotated[
+    list[str], typer.Argument(help="Run tables: CSV, Parquet, or an embedded one such as ladder.")
+]
+FitFile = Annotated[Path, typer.Argument(metavar="FIT.nc", help="A fit, saved by 'tunecast fit'.")]
+Law = Annotated[str, typer.Option(help="rectified, multiplicative, additive, power, or auto.")]
+Factors = Annotated[
+    str | None,
+    typer.Option(
+        help="Columns X of the law, commas between.", show_default="model_size, none for power"
+    ),
+]
+Data = Annotated[str, typer.Option(help="Column of the data axis D.")]
+Cell = Annotated[
+    str | None,
+    typer.Option(
+        help="Columns whose combinations have parameters of their own, commas between.",
+        show_default="task,method, and family if there are several",
+    ),
+]
+Curve = Annotated[str, typer.Option(help="Column that names the base model.")]
+Where = Annotated[str | None, typer.Option(help="Use these runs alone: a condition on columns.")]
+Priors = Annotated[str, typer.Option(help="weak, zhang2024, or a file of priors.")]
+Draws = Annotated[int, typer.Option(min=1, help="Draws kept from each chain.")]
+Tune = Annotated[
+    int | None,
+    typer.Option(min=1, help="Steps of each chain before them.", show_default="chosen by the fit"),
+]
+Chains = Annotated[int, typer.Option(min=1, help="Number of chains.")]
+Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same draws.")]
+Unconverged = Annotated[
+    bool, typer.Option("--allow-unconverged", help="Keep a fit that did not converge, marked.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="CSV or Parquet to write; without it, print the table."),
+]
+Plot = Annotated[Path | None, typer.Option(help="Draw the answer too: PNG, PDF or SVG.")]
+By = Annotated[str | None, typer.Option(help="Also score by these columns, commas between.")]
+At = Annotated[
+    Path | None, typer.Option(metavar="TARGETS", help="CSV or Parquet, one row for each target.")
+]
+Task = Annotated[str | None, typer.Option(help="Task; not needed if the fit has one.")]
+Method = Annotated[str | None, typer.Option(help="Methods, commas between; by default all.")]
+ModelSize = Annotated[str | None, typer.Option(help="Model sizes such as 8e9,16e9.")]
+Examples = Annotated[str | None, typer.Option(help="Data sizes such as 1e4,1e5.")]
+BaseModel = Annotated[str | None, typer.Option(help="Checkpoint; without it, one not yet seen.")]
+Values = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="COLUMN=VALUE", help="Any other column of the target."),
+]
+AnswerSeed = Annotated[
+    int | None, typer.Option(help="Seed of what is drawn anew.", show_default="the fit's own")
+]
+
+
+# --------------------------------------------------------------------------- commands
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if show:
+        typer.echo(f"tunecast {version('tunecast')}")
+        raise typer.Exit
+
+
+@app.command()
+def fit(
+    runs: Runs,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FIT.nc", help="The file to write.")
+    ],
+    law: Law = "rectified",
+    factors: Factors = None,
+    data: Data = "finetune_examples",
+    cell: Cell = None,
+    curve: Curve = "base_model",
+    where: Where = None,
+    priors: Priors = "weak",
+    draws: Draws = 1000,
+    tune: Tune = None,
+    chains: Chains = 4,
+    seed: Seed = 0,
+    allow_unconverged: Unconverged = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fit a law to run tables and save the posterior draws."""
+    from tunecast.analysis.tables import check_output, show
+    from tunecast.models import fit as fit_runs
+
+    check_output(output, FIT_SUFFIXES)
+    frame = _runs(runs, where)
+    options = _fit_options(law, factors, data, cell, curve, priors, draws, tune, chains, seed)
+    with _convergence("nothing was written; --allow-unconverged would save it, marked"):
+        result = fit_runs(
+            frame, **options, progress=_shows(quiet), allow_unconverged=allow_unconverged
+        )
+    with _writing(output):
+        result.save(output)
+    if not quiet:
+        title = f"Law {result.info['law']}, {len(result.runs)} runs; published units"
+        show(result.summary(), title=title, warnings=_marks(result))
+    _say(f"wrote {output}.")
+    if not result.diagnostics.converged:
+        raise NotConverged(f"{_why(result)}; it was saved as asked, and is marked.")
+
+
+@app.command()
+def forecast(
+    fit_file: FitFile,
+    at: At = None,
+    output: Output = None,
+    task: Task = None,
+    method: Method = None,
+    model_size: ModelSize = None,
+    examples: Examples = None,
+    base_model: BaseModel = None,
+    values: Values = None,
+    plot: Plot = None,
+    seed: AnswerSeed = None,
+) -> None:
+    """Forecast the loss of runs that have not been made."""
+    result = _load(fit_file, output, plot)
+    options = _target_options(task, method, model_size, examples, base_model)
+    targets = _targets(result, at, options, values, methods=True)
+    answer = result.forecast(targets, seed=seed)
+    columns = {
+        **_target_columns(result),
+        "loss_q05": "5 %",
+        "loss_q25": "25 %",
+        "loss_q50": "new run",
+        "loss_q75": "75 %",
+        "loss_q95": "95 %",
+        "expected_q05": "5 % ",
+        "expected_q50": "expected",
+        "expected_q95": "95 % ",
+        "extrapolation": "times beyond data",
+    }
+    _answer(answer, result, output, "Loss in nats per target token, median and quantiles", columns)
+    if plot is not None:
+        from tunecast.analysis.plots import forecast_figure
+
+        _draw(forecast_figure(result, targets), plot)
+
+
+@app.command()
+def compare(
+    fit_file: FitFile,
+    at: At = None,
+    output: Output = None,
+    task: Task = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods to compare, commas between; by default all.")
+    ] = None,
+    model_size: ModelSize = None,
+    examples: Examples = None,
+    base_model: BaseModel = None,
+    values: Values = None,
+    plot: Plot = None,
+) -> None:
+    """Say how probable it is that each method has the lowest loss."""
+    from tunecast.analysis.targets import split
+
+    result = _load(fit_file, output, plot)
+    options = _target_options(task, None, model_size, examples, base_model)
+    targets = _targets(result, at, options, values, methods=False)
+    names = split(methods) or None
+    answer = result.compare(targets, methods=names)
+    columns = {
+        **_target_columns(result),
+        "method": "method",
+        "p_best": "P(best)",
+        "expected_regret": "expected regret",
+        **{c: f"P(beats {c[8:]})" for c in answer if str(c).startswith("p_beats_")},
+    }
+    _answer(answer, result, output, "Which method has the lowest loss", columns)
+    if plot is not None:
+        from tunecast.analysis.plots import best_figure
+
+        _draw(best_figure(result, targets, methods=names), plot)
+
+
+@app.command()
+def crossover(
+    fit_file: FitFile,
+    a: Annotated[str, typer.Option("--a", help="A method.")],
+    b: Annotated[str, typer.Option("--b", help="The method that it is compared with.")],
+    output: Output = None,
+    task: Task = None,
+    model_size: ModelSize = None,
+    base_model: BaseModel = None,
+    values: Values = None,
+    low: Annotated[float | None, typer.Option(help="Smallest data size searched.")] = None,
+    high: Annotated[float | None, typer.Option(help="Largest data size searched.")] = None,
+    plot: Plot = None,
+) -> None:
+    """Say at which data size the better one of two methods changes, if it does."""
+    from tunecast.analysis.targets import TargetError, grid
+
+    result = _load(fit_file, output, plot)
+    options = _target_options(task, None, model_size, None, base_model)
+    target = grid(result, options, values or (), methods=False)
+    if len(target) != 1:
+        raise TargetError("crossover takes one target; give each option a single value.")
+    factors = {name: float(target[name].iloc[0]) for name in result.info["factors"]}
+    answer = result.crossover(
+        a,
+        b,
+        task=target["task"].iloc[0],
+        factors=factors,
+        base_model=base_model,
+        low=low,
+        high=high,
+    )
+    quantiles = {f"first_q{q}": f"{int(q)} %" for q in ("05", "25", "50", "75", "95")}
+    columns = {
+        **_target_columns(result),
+        "a": "a",
+        "b": "b",
+        "p_none": "P(none)",
+        "p_one": "P(one)",
+        "p_two": "P(two)",
+        **quantiles,
+        "first_q50": "first: median",
+    }
+    unit = result.info["data"].replace("_", " ")
+    _answer(answer, result, output, f"Where {a} and {b} cross, in {unit}", columns)
+    if plot is not None:
+        from tunecast.analysis.plots import crossover_figure
+
+        _draw(crossover_figure(result, target, answer), plot)
+
+
+@app.command()
+def backtest(
+    runs: Runs,
+    train: Annotated[str, typer.Option(help="Condition on the runs that are fitted.")],
+    test: Annotated[str, typer.Option(help="Condition on the runs that are forecast.")],
+    output: Output = None,
+    by: By = None,
+    law: Law = "rectified",
+    factors: Factors = None,
+    data: Data = "finetune_examples",
+    cell: Cell = None,
+    curve: Curve = "base_model",
+    where: Where = None,
+    priors: Priors = "weak",
+    draws: Draws = 1000,
+    tune: Tune = None,
+    chains: Chains = 4,
+    seed: Seed = 0,
+    allow_unconverged: Unconverged = False,
+    quiet: Quiet = False,
+    plot: Plot = None,
+) -> None:
+    """Fit some runs, forecast the others, and score the forecasts by what those reached."""
+    from tunecast.analysis.tables import check_output
+    from tunecast.analysis.targets import split
+    from tunecast.models.questions import backtest as backtest_runs
+
+    check_output(output)
+    check_output(plot, PICTURE_SUFFIXES)
+    frame = _runs(runs, where)
+    options = _fit_options(law, factors, data, cell, curve, priors, draws, tune, chains, seed)
+    with _convergence("nothing was scored; --allow-unconverged would score it, marked"):
+        scores = backtest_runs(
+            frame,
+            train=train,
+            test=test,
+            by=split(by),
+            **options,
+            progress=_shows(quiet),
+            allow_unconverged=allow_unconverged,
+        )
+    _scores(scores, output, plot)
+    if not scores["converged"].all():
+        raise NotConverged("the fit did not converge; its scores are marked.")
+
+
+@app.command()
+def score(
+    forecasts: Annotated[
+        Path, typer.Argument(metavar="FORECASTS", help="A table written by 'tunecast forecast'.")
+    ],
+    runs: Runs,
+    output: Output = None,
+    by: By = None,
+    plot: Plot = None,
+) -> None:
+    """Score forecasts by the runs that were made since."""
+    from tunecast.analysis.tables import check_output, read_table
+    from tunecast.analysis.targets import split
+    from tunecast.models.scoring import score_table
+
+    check_output(output)
+    check_output(plot, PICTURE_SUFFIXES)
+    table = read_table(forecasts)
+    frame = _runs(runs, None)
+    scores = score_table(table, frame, split(by))
+    # A table without the column was not made here, so nothing is known of its convergence.
+    if "converged" in table:
+        scores["converged"] = bool(table["converged"].all())
+    if "simulated" in table or (frame["origin"] == "simulated").any():
+        scores["simulated"] = True
+    _scores(scores, output, plot)
+
+
+# --------------------------------------------------------------------------- input
+
+
+def _runs(sources: Sequence[str], condition: str | None) -> pd.DataFrame:
+    """Return the checked runs, having said what a reader of a fit to them should know."""
+    from tunecast.analysis.tables import TableError
+    from tunecast.models import read_runs, warn_about, where
+
+    frame = read_runs(sources)
+    if condition is not None:
+        frame = where(frame, condition).reset_index(drop=True)
+        if frame.empty:
+            raise TableError(f"no run fulfils the condition '{condition}'.")
+    for sentence in warn_about(frame):
+        typer.echo(f"note: {sentence}", err=True)
+    return frame
+
+
+def _fit_options(
+    law: str,
+    factors: str | None,
+    data: str,
+    cell: str | None,
+    curve: str,
+    priors: str,
+    draws: int,
+    tune: int | None,
+    chains: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the keywords of `tunecast.models.fit`; what was not given keeps its default there."""
+    from tunecast.analysis.targets import split
+
+    given: dict[str, Any] = {
+        "law": law,
+        "data": data,
+        "curve": curve,
+        "priors": priors,
+        "draws": draws,
+        "chains": chains,
+        "seed": seed,
+    }
+    if factors is not None:
+        given["factors"] = split(factors)
+    if cell is not None:
+        given["cell"] = split(cell)
+    if tune is not None:
+        given["tune"] = tune
+    return given
+
+
+def _shows(quiet: bool) -> bool:
+    return not quiet and sys.stderr.isatty()
+
+
+def _load(path: Path, output: Path | None, plot: Path | None) -> Fit:
+    """Return a saved fit, once it is clear that its answer can be written."""
+    from tunecast.analysis.tables import TableError, check_output
+    from tunecast.models import load_fit
+
+    check_output(output)
+    check_output(plot, PICTURE_SUFFIXES)
+    if not path.is_file():
+        what = "is a folder, not a fit" if path.is_dir() else "does not exist"
+        raise TableError(f"'{path}' {what}.")
+    return load_fit(path)
+
+
+def _target_options(
+    task: str | None,
+    method: str | None,
+    model_size: str | None,
+    examples: str | None,
+    base_model: str | None,
+) -> dict[str, str | None]:
+    return {
+        "--task": task,
+        "--method": method,
+        "--model-size": model_size,
+        "--examples": examples,
+        "--base-model": base_model,
+    }
+
+
+def _targets(
+    result: Fit,
+    at: Path | None,
+    options: Mapping[str, str | None],
+    values: Sequence[str] | None,
+    *,
+    methods: bool,
+) -> pd.DataFrame:
+    """Return the targets: those of a file, or every combination of what the options list."""
+    from tunecast.analysis.tables import read_table
+    from tunecast.analysis.targets import TargetError, grid
+
+    if at is None:
+        if options["--examples"] is None:
+            raise TargetError("say what to forecast: --at TARGETS.csv, or --examples and the rest.")
+        return grid(result, options, values or (), methods=methods)
+    given = [name for name, value in options.items() if value is not None]
+    given += ["--set"] if values else []
+    if given:
+        raise TargetError(f"--at names the targets already; leave {', '.join(given)} out.")
+    return read_table(at)
+
+
+def _target_columns(result: Fit) -> dict[str, str]:
+    """Return the columns that tell targets apart, with their headings."""
+    info = result.info
+    names = dict.fromkeys((*info["cell"], info["curve"], *info["factors"], info["data"]))
+    return {name: name.replace("_", " ") for name in names}
+
+
+# --------------------------------------------------------------------------- output
+
+
+@contextmanager
+def _convergence(consequence: str) -> Iterator[None]:
+    """Turn the refusal of a fit into exit code 3, with the reasons and the way out."""
+    from tunecast.models import UnconvergedError
+
+    try:
+        yield
+    except UnconvergedError as error:
+        raise NotConverged(f"{_why(error.fit)}; {consequence}.") from error
+
+
+def _why(result: Fit) -> str:
+    return f"the fit did not converge ({'; '.join(result.diagnostics.reasons)})"
+
+
+def _marks(result: Fit) -> list[str]:
+    from tunecast.analysis.tables import banners
+
+    diagnostics = result.diagnostics
+    return banners(
+        converged=diagnostics.converged,
+        simulated=result.info["simulated"],
+        reasons=diagnostics.reasons,
+    )
+
+
+def _answer(
+    answer: pd.DataFrame,
+    result: Fit,
+    output: Path | None,
+    title: str,
+    columns: Mapping[str, str],
+) -> None:
+    from tunecast.analysis.tables import marked
+
+    _put(marked(answer, result), output, title, columns, _marks(result))
+
+
+def _scores(scores: pd.DataFrame, output: Path | None, plot: Path | None) -> None:
+    from tunecast.analysis.tables import banners
+
+    marks = banners(
+        converged="converged" not in scores or bool(scores["converged"].all()),
+        simulated="simulated" in scores,
+    )
+    shown = [c for c in scores if not c.endswith(("_low", "_high"))]
+    columns = {c: c.replace("_", " ") for c in shown if c not in ("converged", "simulated")}
+    _put(scores, output, "Scores of log loss", columns, marks)
+    if plot is not None:
+        from tunecast.analysis.plots import coverage_figure
+
+        _draw(coverage_figure(scores), plot)
+
+
+def _put(
+    frame: pd.DataFrame,
+    output: Path | None,
+    title: str,
+    columns: Mapping[str, str],
+    marks: Sequence[str],
+) -> None:
+    """Print a table under its marks, or write it and say so."""
+    from tunecast.analysis.tables import show, write_table
+
+    if output is None:
+        show(frame, title=title, columns=columns, warnings=marks)
+        return
+    with _writing(output):
+        write_table(frame, output)
+    for line in marks:
+        _say(line)
+    _say(f"wrote {output} ({len(frame)} rows).")
+
+
+def _draw(figure: Figure, path: Path) -> None:
+    from tunecast.analysis.plots import save_figure
+
+    with _writing(path):
+        save_figure(figure, path)
+    _say(f"wrote {path}.")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say in one sentence that ``path`` could not be written and what that leaves."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error).rstrip(".")
+        raise OutputError(
+            f"'{path}' cannot be written: {reason}; a file that was there is unchanged."
+        ) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Tables in and out: reading targets, writing answers, and showing them to people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tunecast.models.files import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tunecast.models import Fit
+
+TABLE_SUFFIXES = (".csv", ".parquet")
+LABELS = ("task", "method", "base_model", "family")
+
+
+class TableError(ValueError):
+    """A table that cannot be read or written as asked, in one sentence."""
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Return the table in a CSV or Parquet file; labels are text whatever they look like.
+
+    Raises
+    ------
+    TableError
+        If there is no such file, it is empty, or it cannot be read.
+    """
+    import pandas as pd
+
+    path = Path(path)
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise TableError(f"'{path}' must end in .csv or .parquet to be read as a table.")
+    if not path.is_file():
+        raise TableError(f"there is no file '{path}'.")
+    try:
+        if path.suffix.lower() == ".csv":
+            text: dict[Any, Any] = dict.fromkeys(LABELS, str)
+            frame = pd.read_csv(path, dtype=text, encoding="utf-8-sig")
+        else:
+            frame = pd.read_parquet(path)
+    except Exception as error:  # pyarrow alone has a dozen types for a file that is not Parquet
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise TableError(f"'{path}' cannot be read as {path.suffix[1:]}: {reason}.") from error
+    frame.columns = pd.Index([str(name).strip() for name in frame.columns])
+    if frame.empty:
+        raise TableError(f"'{path}' has no rows.")
+    return frame
+
+
+def check_output(path: Path | None, suffixes: Iterable[str] = TABLE_SUFFIXES) -> None:
+    """Refuse a file that could not be written in the end, before any work is done.
+
+    Raises
+    ------
+    TableError
+        If the name has another suffix, is a folder's, or lies in a folder that does not exist.
+    """
+    if path is None:
+        return
+    # A device or a pipe takes what it is given.
+    special = path.exists() and not path.is_file() and not path.is_dir()
+    if path.suffix.lower() not in suffixes and not special:
+        raise TableError(f"'{path}' must end in {' or '.join(suffixes)} to be written.")
+    if path.is_dir():
+        raise TableError(f"'{path}' is a folder; give the name of a file to write.")
+    if not path.parent.is_dir():
+        raise TableError(f"the folder '{path.parent}' does not exist; make it first.")
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write ``frame`` as Parquet or CSV, by the suffix, completely or not at all."""
+    if path.suffix.lower() == ".parquet":
+        write_atomically(path, lambda temporary: frame.to_parquet(temporary, index=False))
+    else:
+        write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False))
+
+
+def marked(frame: pd.DataFrame, fit: Fit) -> pd.DataFrame:
+    """Return an answer of ``fit`` with the columns that say how far to trust it.
+
+    ``converged`` is always there; ``simulated`` only if the fit saw simulated runs, and true then.
+    """
+    frame = frame.assign(converged=fit.diagnostics.converged)
+    return frame.assign(simulated=True) if fit.info["simulated"] else frame
+
+
+def banners(*, converged: bool, simulated: bool, reasons: Sequence[str] = ()) -> list[str]:
+    """Return the lines that must stand above an answer: none for a sound one."""
+    lines = []
+    if not converged:
+        why = f" ({'; '.join(reasons)})" if reasons else ""
+        lines.append(f"NOT CONVERGED: the sampler did not reach the posterior{why}. Do not use.")
+    if simulated:
+        lines.append("SIMULATED: the fit saw runs that were drawn from a law, not trained.")
+    return lines
+
+
+def show(
+    frame: pd.DataFrame,
+    *,
+    title: str = "",
+    columns: Mapping[str, str] | None = None,
+    warnings: Sequence[str] = (),
+    file: TextIO | None = None,
+) -> None:
+    """Print a table for people, rounded, under the warnings that belong to it.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        What to show.
+    title : str, optional
+        A line above it.
+    columns : mapping, optional
+        The columns to show and their headings, in order; those that ``frame`` lacks are skipped.
+        By default all of them.
+    warnings : sequence of str, optional
+        From `banners`.
+    file : text file, optional
+        Where to; by default standard output.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = columns or {name: name for name in frame}
+    shown = {name: heading for name, heading in shown.items() if name in frame}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, heading in shown.items():
+        is_number = frame[name].dtype.kind in "iuf"
+        table.add_column(heading, justify="right" if is_number else "left", no_wrap=True)
+    for values in zip(*(frame[name] for name in shown), strict=True):
+        table.add_row(*(Text(readable(value)) for value in values))
+    console = Console(file=file)
+    if not console.is_terminal:
+        # A file or a pipe has no width, and a table cut at 80 characters would lose digits.
+        console = Console(file=file, width=max(80, console.measure(table).maximum))
+    for line in warnings:
+        console.print(Text(line, style="bold white on red"))
+    if title:
+        console.print(Text(title, style="bold"))
+    console.print(table)
+
+
+def readable(value: object) -> str:
+    """Return a cell for people: four digits, thousands apart, an empty one for what is missing."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value) if value == value else ""  # NaN of any type differs from itself
+    if math.isnan(value):
+        return ""
+    if abs(value) >= 1e6 and math.isfinite(value):
+        return f"{value:.4g}"
+    if float(value).is_integer():
+        return f"{value:,.0f}"
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:#.4g}"
