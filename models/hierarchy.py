@@ -139,21 +139,24 @@ def at_factors(
         parameters["A"] = {k: unit * xp.exp(cell[f"split:{k}"]) for k in X}
     else:
         parameters |= {"A": xp.exp(log_reducible), "E": xp.exp(log_floor)}
-    amplitude = xp.log(law._part(law.amplitude, X, parameters))
-    floor = xp.log(law._part(law.floor, X, parameters))
+    amplitude = xp.log(law.part("amplitude", X, parameters))
+    floor = xp.log(law.part("floor", X, parameters))
     return xp.logaddexp(amplitude, floor), floor - amplitude
 
 
 def decline(
     law: Law, log_u: Array, share: Array, rate: Array, onset: Array | None, xp: Any
 ) -> Array:
-    """Return ``log L(D) - log L(D_ref)`` for data sizes ``D = D_ref * exp(log_u)``."""
-    beta = xp.exp(rate)
-    parameters = {"beta": beta}
+    """Return ``log L(D) - log L(D_ref)`` for data sizes ``D = D_ref * exp(log_u)``.
+
+    Every decay depends on D and D_l through D^beta and D_l^beta alone, so it is called in those,
+    with exponent 1: ``D_l`` itself overflows when beta is small.
+    """
+    parameters = {"beta": 1.0}
     if onset is not None:
-        parameters["D_l"] = xp.exp(-onset / beta)
-    decay = law._part(law.decay, xp.exp(log_u), parameters)
-    start = law._part(law.decay, 1.0, parameters)
+        parameters["D_l"] = xp.exp(-onset)
+    decay = law.part("decay", xp.exp(xp.exp(rate) * log_u), parameters)
+    start = law.part("decay", 1.0, parameters)
     floor_share = 1 / (1 + xp.exp(-share))
     return xp.log(floor_share + (1 - floor_share) * decay / start)
 
@@ -192,10 +195,15 @@ def believe(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> Belief:
             "curve_onset", 0.0, 1.0, ("curve",), None
         )
     shift = slope_shift(share, onset, xp)
-    rate = (
-        draw("curve_slope", own["rate"] + shift, scatter["rate"][..., None], ("curve",), None)
-        - shift
+    slope = _partly_centred(
+        "curve_slope",
+        own["rate"] + shift,
+        scatter["rate"][..., None],
+        slope_weight(layout, priors),
+        ("curve",),
+        draw,
     )
+    rate = slope - shift
     at = layout.row_curve
     row_onset = None if onset is None else onset[..., at]
     shape = decline(law, layout.log_u, share[..., at], rate[..., at], row_onset, xp)
@@ -242,7 +250,12 @@ def _cells(
     effect_sd: dict[tuple[str, str], Any] = {}
     if not layout.columns:
         roots = _means(
-            "global", "global", {n: (r.location, r.scale) for n, r in rows.items()}, draw, xp
+            "global",
+            "global",
+            {n: (r.location, r.scale) for n, r in rows.items()},
+            np.array([slope_weight(layout, priors).mean()]),
+            draw,
+            xp,
         )
         return {n: v[..., every] for n, v in roots.items()}, roots, {}, {}
 
@@ -253,10 +266,13 @@ def _cells(
         z = draw(f"spread_{column.name}", 0.0, 1.0, ("coordinate",), None)
         for i, name in enumerate(names):
             effect_sd[column.name, name] = rows[name].effect * xp.exp(EFFECT_SPREAD * z[..., i])
+    weight = slope_weight(layout, priors)
+    level = first.index[layout.curve_cell]
     means = _means(
         first.name,
         _levels_of(first.name),
         {n: (roots[n][..., None], effect_sd[first.name, n][..., None]) for n in names},
+        np.bincount(level, weight) / np.bincount(level),
         draw,
         xp,
     )
@@ -274,18 +290,66 @@ def _cells(
 
 
 def _means(
-    prefix: str, dim: str, normal: Mapping[str, tuple[Any, Any]], draw: Draw, xp: Any
+    prefix: str,
+    dim: str,
+    normal: Mapping[str, tuple[Any, Any]],
+    weight: np.ndarray,
+    draw: Draw,
+    xp: Any,
 ) -> dict[str, Any]:
     """Sample one mean of each coordinate; the rate by way of the local slope."""
     means = {
-        name: draw(f"{prefix}_{name}", location, scale, (dim,), None)
+        name: _partly_centred(
+            f"{prefix}_{name}", location, scale, 1.0 if name == "level" else 0.5, (dim,), draw
+        )
         for name, (location, scale) in normal.items()
         if name != "rate"
     }
     shift = slope_shift(means["share"], means.get("onset"), xp)
     location, scale = normal["rate"]
-    means["rate"] = draw(f"{prefix}_slope", location + shift, scale, (dim,), None) - shift
+    slope = _partly_centred(f"{prefix}_slope", location + shift, scale, weight, (dim,), draw)
+    means["rate"] = slope - shift
     return means
+
+
+def _partly_centred(
+    name: str, location: Any, scale: Any, weight: Any, dims: tuple[str, ...], draw: Draw
+) -> Any:
+    """Return a normal variable sampled as itself (weight 1), standardised (0), or in between.
+
+    The family of arXiv:1906.03028, section 3: whatever the fixed weight, the result has the
+    distribution Normal(location, scale).
+    """
+    raw = draw(name, weight * location, scale**weight, dims, None)
+    return location + scale ** (1 - weight) * (raw - weight * location)
+
+
+def slope_weight(layout: Layout, priors: PriorTable) -> np.ndarray:
+    """Return, for each curve, how far its own runs determine its slope, 0 to 1.
+
+    Least squares gives the standard error of the log slope; at the prior scatter of the rate the
+    weight is one half. It steers the sampler's coordinates alone, not the model.
+    """
+    slope, error = _least_squares_slope(layout)
+    relative = error / np.maximum(-slope, error / 10 + 1e-12)
+    return 1 / (1 + (relative / priors["rate"].scatter) ** 4)
+
+
+def _least_squares_slope(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Return slope of log loss in log data size for each curve, and its standard error."""
+    n = len(layout.curve_cell)
+    at = layout.row_curve
+    count = np.bincount(at, minlength=n)
+    x = layout.log_u - (np.bincount(at, layout.log_u, n) / count)[at]
+    y = layout.log_loss - (np.bincount(at, layout.log_loss, n) / count)[at]
+    width = np.bincount(at, x * x, n)
+    some = np.where(width > 0, width, 1.0)
+    slope = np.bincount(at, x * y, n) / some
+    residual = np.bincount(at, (y - slope[at] * x) ** 2, n) / np.maximum(count - 2, 1)
+    # Two points lie on their line: then, and where a fit is lucky, assume the table's usual noise.
+    usual = np.median(residual[count > 2]) if (count > 2).any() else 1e-4
+    error = np.sqrt(np.maximum(residual, usual / 4) / some)
+    return slope, np.where((count > 1) & (width > 0), error, np.inf)
 
 
 def _levels(
@@ -374,7 +438,7 @@ def build(layout: Layout, priors: PriorTable) -> Any:
     with pm.Model(coords=coords) as model:
 
         def draw(name: str, location: Any, scale: Any, dims: tuple[str, ...], df: Any) -> Any:
-            start = _start(name, layout)
+            start = _start(name, layout, priors)
             if df is None:
                 return pm.Normal(name, location, scale, dims=dims, initval=start)
             return pm.StudentT(name, nu=df, mu=location, sigma=scale, dims=dims, initval=start)
@@ -391,22 +455,19 @@ def build(layout: Layout, priors: PriorTable) -> Any:
     return model
 
 
-def _start(name: str, layout: Layout) -> np.ndarray | None:
+def _start(name: str, layout: Layout, priors: PriorTable) -> np.ndarray | None:
     """Start the sharply determined unknowns at least squares, for a short warm-up."""
-    if name not in ("curve_mean", "curve_slope"):
-        return None
-    n = len(layout.curve_cell)
-    count = np.bincount(layout.row_curve, minlength=n)
-    mean = np.bincount(layout.row_curve, layout.log_loss, n) / count
     if name == "curve_mean":
-        return mean
-    centre = np.bincount(layout.row_curve, layout.log_u, n) / count
-    x = layout.log_u - centre[layout.row_curve]
-    y = layout.log_loss - mean[layout.row_curve]
-    width = np.bincount(layout.row_curve, x * x, n)
-    slope = np.bincount(layout.row_curve, x * y, n) / np.where(width > 0, width, 1)
-    steepest = np.median(-slope[slope < 0]) if (slope < 0).any() else 0.01
-    return np.log(np.where(slope < 0, np.maximum(-slope, steepest / 10), steepest / 3))
+        n = len(layout.curve_cell)
+        total = np.bincount(layout.row_curve, layout.log_loss, n)
+        return total / np.bincount(layout.row_curve, minlength=n)
+    if name == "curve_slope":
+        slope, _ = _least_squares_slope(layout)
+        falling = slope < 0
+        usual = np.median(-slope[falling]) if falling.any() else 0.01
+        log_slope = np.log(np.where(falling, np.maximum(-slope, usual / 10), usual / 3))
+        return slope_weight(layout, priors) * log_slope
+    return None
 
 
 def replay(layout: Layout, priors: PriorTable, draws: Mapping[str, np.ndarray]) -> Belief:

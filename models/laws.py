@@ -120,13 +120,24 @@ class Law:
         **parameters
             One value for each declared parameter; a mapping by factor for those per factor.
         """
-        return self._part(self.amplitude, X, parameters) * self._part(
-            self.decay, D, parameters
-        ) + self._part(self.floor, X, parameters)
+        amplitude = self.part("amplitude", X, parameters)
+        decay = self.part("decay", D, parameters)
+        return amplitude * decay + self.part("floor", X, parameters)
 
-    @staticmethod
-    def _part(part: Callable[..., Values], at: Values, parameters: Mapping[str, Any]) -> Values:
-        return part(at, **{name: parameters[name] for name in _keywords(part)})
+    def part(self, name: str, at: Values, parameters: Mapping[str, Any]) -> Values:
+        """Return one part of the law, with the parameters that it takes out of all of them.
+
+        Parameters
+        ----------
+        name : {"amplitude", "decay", "floor"}
+            Which part.
+        at : array_like or mapping
+            Factors ``X`` for amplitude and floor, data size ``D`` for decay.
+        parameters : mapping
+            Parameters by name; those that the part does not take are left out.
+        """
+        function = getattr(self, name)
+        return function(at, **{key: parameters[key] for key in _keywords(function)})
 
     def has(self, name: str) -> bool:
         """Whether the law has a parameter of this name."""

@@ -62,8 +62,8 @@ _NONE = math.nan
 
 WEAK: PriorTable = {
     "level": Prior(0.7, 1.0, 0.3, 0.05, "log loss at the reference point, log nats"),
-    "share": Prior(-1.0, 1.5, 0.7, 0.3, "logit of the irreducible share E / L"),
-    "rate": Prior(math.log(0.12), 0.9, 0.5, 0.15, "log beta"),
+    "share": Prior(-1.0, 2.0, 1.0, 0.3, "logit of the irreducible share E / L"),
+    "rate": Prior(math.log(0.1), 1.2, 1.0, 0.2, "log beta"),
     "alpha": Prior(0.15, 0.2, 0.1, _NONE, "exponent of a factor"),
     "onset": Prior(1.0, 1.0, 0.4, 0.3, "logit of how far the power phase has begun"),
     "split": Prior(0.0, 1.0, 0.5, _NONE, "log of a factor's part of the floor against E's"),

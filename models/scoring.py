@@ -1,0 +1,172 @@
+"""Scores of forecasts against runs that have landed: proper scores and interval coverage.
+
+All on log loss, so that tasks with high and low losses count alike.
+
+References
+----------
+.. [1] Gneiting and Raftery 2007, Strictly Proper Scoring Rules, eq. 20 (CRPS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+COVERAGES = (0.5, 0.8, 0.9, 0.95)
+BAND = 0.95  # probability of the binomial band around a nominal coverage
+
+
+def crps(draws: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Return the continuous ranked probability score of an ensemble, shape (n,).
+
+    Parameters
+    ----------
+    draws : ndarray, shape (draws, n)
+        Predictive draws.
+    observed : ndarray, shape (n,)
+        What happened, in the same unit.
+    """
+    n = len(draws)
+    ordered = np.sort(draws, axis=0)
+    weight = 2 * np.arange(1, n + 1) - n - 1
+    spread = (weight[:, None] * ordered).sum(axis=0) / n**2
+    return np.abs(draws - observed).mean(axis=0) - spread
+
+
+def log_score(draws: np.ndarray, observed: np.ndarray) -> np.ndarray:
+    """Return the log predictive density at the observation, shape (n,), higher is better.
+
+    The density is a Gaussian kernel estimate with Silverman's bandwidth, mixed with a wide normal
+    of weight 1/1000 so that one observation outside the draws costs a bounded amount.
+    """
+    n = len(draws)
+    sd = draws.std(axis=0) + 1e-12
+    low, high = np.quantile(draws, [0.25, 0.75], axis=0)
+    width = 0.9 * np.minimum(sd, (high - low) / 1.34 + 1e-12) * n**-0.2
+    kernel = _normal_pdf((draws - observed) / width) / width
+    far = _normal_pdf((observed - draws.mean(axis=0)) / (5 * sd)) / (5 * sd)
+    return np.log(0.999 * kernel.mean(axis=0) + 0.001 * far + 1e-300)
+
+
+def _normal_pdf(z: np.ndarray) -> np.ndarray:
+    return np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
+
+
+def score_draws(
+    draws: np.ndarray, observed: np.ndarray, groups: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Return the scores of predictive draws of the loss, over all rows and by group.
+
+    Parameters
+    ----------
+    draws : ndarray, shape (draws, n)
+        Predictive draws of a new run's loss, in nats.
+    observed : ndarray, shape (n,)
+        Losses reached, in nats.
+    groups : DataFrame of n rows, optional
+        Each column is scored by its levels.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``group, n, crps, rmse, bias, log_score, cover50 ... cover95`` and, for each
+        coverage, the band that a calibrated forecast of independent rows stays in with
+        probability 0.95.
+    """
+    x, y = np.log(draws), np.log(observed)
+    each: dict[str, np.ndarray] = {
+        "crps": crps(x, y),
+        "error": x.mean(axis=0) - y,
+        "log_score": log_score(x, y),
+    }
+    for nominal in COVERAGES:
+        low, high = np.quantile(x, [(1 - nominal) / 2, (1 + nominal) / 2], axis=0)
+        each[_cover(nominal)] = (low <= y) & (y <= high)
+    return _by_group(pd.DataFrame(each), groups)
+
+
+def score_table(
+    forecasts: pd.DataFrame, runs: pd.DataFrame, by: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return the scores of a forecast table against the runs that have landed since.
+
+    A forecast matches a run on every identifying column that both tables have (task, method,
+    base_model, model_size, pretrain_tokens, pet_params, finetune_examples). From five quantiles
+    the CRPS is the pinball loss averaged over them, doubled, and coverage exists at 50 and 90 %
+    alone; the log score is that of a normal with the forecast's mean and standard deviation.
+
+    Raises
+    ------
+    ValueError
+        When a needed column is missing, or no run matches.
+    """
+    quantiles = {0.05: "loss_q05", 0.25: "loss_q25", 0.5: "loss_q50", 0.75: "loss_q75"}
+    quantiles[0.95] = "loss_q95"
+    missing = [c for c in (*quantiles.values(), "loss_mean", "loss_sd") if c not in forecasts]
+    if missing:
+        raise ValueError(f"the forecast table lacks {missing}: expected the output of a forecast")
+    names = ["task", "method", "base_model", "model_size", "pretrain_tokens", "pet_params"]
+    names += ["finetune_examples"]
+    keys = [
+        c
+        for c in names
+        if c in forecasts and c in runs and forecasts[c].notna().all() and runs[c].notna().all()
+    ]
+    if not {"task", "method"} <= set(keys):
+        raise ValueError("forecasts and runs share no complete columns 'task' and 'method'")
+    done = runs[runs["status"] == "done"] if "status" in runs else runs
+    left = forecasts.drop(columns=[c for c in ("loss", "loss_se") if c in forecasts])
+    both = left.merge(done[[*keys, "loss"]], on=keys, how="inner")
+    if both.empty:
+        raise ValueError(f"no run matches a forecast on {', '.join(keys)}")
+    y = np.log(both["loss"].to_numpy(float))
+    mean, sd = both["loss_mean"].to_numpy(float), both["loss_sd"].to_numpy(float)
+    pinball = []
+    for level, column in quantiles.items():
+        gap = y - np.log(both[column].to_numpy(float))
+        pinball.append(2 * np.maximum(level * gap, (level - 1) * gap))
+    z = (both["loss"].to_numpy(float) - mean) / sd
+    each = {
+        "crps": np.mean(pinball, axis=0),
+        "error": np.log(both["loss_q50"].to_numpy(float)) - y,
+        # d log L = dL / L turns the density of the loss into that of its logarithm.
+        "log_score": np.log(_normal_pdf(z) / sd + 1e-300) + y,
+        "cover50": both["loss"].between(both["loss_q25"], both["loss_q75"]).to_numpy(),
+        "cover90": both["loss"].between(both["loss_q05"], both["loss_q95"]).to_numpy(),
+    }
+    return _by_group(pd.DataFrame(each), both[list(by)] if by else None)
+
+
+def _cover(nominal: float) -> str:
+    return f"cover{round(100 * nominal)}"
+
+
+def _by_group(each: pd.DataFrame, groups: pd.DataFrame | None) -> pd.DataFrame:
+    rows = [{"group": "all", **_summary(each)}]
+    if groups is not None:
+        for column in groups:
+            values = groups[column].reset_index(drop=True)
+            for level, index in values.groupby(values).groups.items():
+                rows.append({"group": f"{column}={level}", **_summary(each.loc[index])})
+    return pd.DataFrame(rows)
+
+
+def _summary(each: pd.DataFrame) -> dict[str, float]:
+    from scipy.stats import binom
+
+    n = len(each)
+    row = {
+        "n": n,
+        "crps": each["crps"].mean(),
+        "rmse": float(np.sqrt((each["error"] ** 2).mean())),
+        "bias": each["error"].mean(),
+        "log_score": each["log_score"].mean(),
+    }
+    for nominal in COVERAGES:
+        name = _cover(nominal)
+        if name in each:
+            low, high = binom.interval(BAND, n, nominal)
+            row |= {name: each[name].mean(), f"{name}_low": low / n, f"{name}_high": high / n}
+    return row
