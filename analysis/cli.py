@@ -75,8 +75,11 @@ def _is_ours(error: BaseException) -> bool:
 
 def _sentences(error: BaseException) -> list[str]:
     if isinstance(error, OSError) and error.strerror:
-        return [f"'{error.filename}': {error.strerror}." if error.filename else error.strerror]
-    return str(error).splitlines() or [type(error).__name__]
+        whose = f"'{error.filename}': " if error.filename else ""
+        lines = [whose + error.strerror]
+    else:
+        lines = str(error).splitlines() or [type(error).__name__]
+    return [line if line.endswith((".", "?")) else f"{line}." for line in lines]
 
 
 def _say(line: str) -> None:
@@ -215,17 +218,11 @@ def forecast(
     answer = result.forecast(targets, seed=seed)
     columns = {
         **_target_columns(result),
-        "loss_q05": "5 %",
-        "loss_q25": "25 %",
-        "loss_q50": "new run",
-        "loss_q75": "75 %",
-        "loss_q95": "95 %",
-        "expected_q05": "5 % ",
-        "expected_q50": "expected",
-        "expected_q95": "95 % ",
-        "extrapolation": "times beyond data",
+        **{f"loss_q{q}": f"new run\n{quantile}" for q, quantile in _QUANTILES.items()},
+        **{f"expected_q{q}": f"expected\n{quantile}" for q, quantile in _QUANTILES.items()},
+        "extrapolation": "times\nbeyond data",
     }
-    _answer(answer, result, output, "Loss in nats per target token, median and quantiles", columns)
+    _answer(answer, result, output, "Loss in nats per target token", columns)
     if plot is not None:
         from tunecast.analysis.plots import forecast_figure
 
@@ -260,7 +257,7 @@ def compare(
         "method": "method",
         "p_best": "P(best)",
         "expected_regret": "expected regret",
-        **{c: f"P(beats {c[8:]})" for c in answer if str(c).startswith("p_beats_")},
+        **{c: f"P(beats {c[8:]})" for c in map(str, answer) if c.startswith("p_beats_")},
     }
     _answer(answer, result, output, "Which method has the lowest loss", columns)
     if plot is not None:
@@ -301,7 +298,6 @@ def crossover(
         low=low,
         high=high,
     )
-    quantiles = {f"first_q{q}": f"{int(q)} %" for q in ("05", "25", "50", "75", "95")}
     columns = {
         **_target_columns(result),
         "a": "a",
@@ -309,8 +305,7 @@ def crossover(
         "p_none": "P(none)",
         "p_one": "P(one)",
         "p_two": "P(two)",
-        **quantiles,
-        "first_q50": "first: median",
+        **{f"first_q{q}": f"first\n{quantile}" for q, quantile in _QUANTILES.items()},
     }
     unit = result.info["data"].replace("_", " ")
     _answer(answer, result, output, f"Where {a} and {b} cross, in {unit}", columns)
@@ -505,10 +500,12 @@ def _target_columns(result: Fit) -> dict[str, str]:
     """Return the columns that tell targets apart, with their headings."""
     info = result.info
     names = dict.fromkeys((*info["cell"], info["curve"], *info["factors"], info["data"]))
-    return {name: name.replace("_", " ") for name in names}
+    return {name: name.replace("_", "\n") for name in names}
 
 
 # --------------------------------------------------------------------------- output
+
+_QUANTILES = {"05": "5 %", "25": "25 %", "50": "median", "75": "75 %", "95": "95 %"}
 
 
 @contextmanager
@@ -556,7 +553,7 @@ def _scores(scores: pd.DataFrame, output: Path | None, plot: Path | None) -> Non
         converged="converged" not in scores or bool(scores["converged"].all()),
         simulated="simulated" in scores,
     )
-    shown = [c for c in scores if not c.endswith(("_low", "_high"))]
+    shown = [str(c) for c in scores if not str(c).endswith(("_low", "_high"))]
     columns = {c: c.replace("_", " ") for c in shown if c not in ("converged", "simulated")}
     _put(scores, output, "Scores of log loss", columns, marks)
     if plot is not None:

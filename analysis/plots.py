@@ -113,15 +113,16 @@ def plot_forecast(
         ax.plot(x, median, color=colour, linewidth=1.2, linestyle=(0, (3, 2)))
         inside = _within(x, seen[seen["method"] == method], data)
         ax.plot(x[inside], median[inside], color=colour, linewidth=1.8)
-    for table, style in (
-        (context, {"s": 9, "alpha": 0.35, "linewidths": 0}),
-        (runs, {"s": 20, "edgecolors": "white", "linewidths": 0.5, "zorder": 3}),
-        (heldout, {"s": 30, "marker": "D", "facecolors": "white", "linewidths": 1.3, "zorder": 4}),
-    ):
-        for method, points in _by_method(table, shades):
-            edge = {"edgecolors": shades[method]} if "facecolors" in style else {}
-            fill = {} if "facecolors" in style else {"color": shades[method]}
-            ax.scatter(points[data], points["loss"], **{**fill, **style, **edge})
+    for method, c in shades.items():
+        styles: tuple[tuple[pd.DataFrame | None, dict[str, Any]], ...] = (
+            (context, {"color": c, "s": 9, "alpha": 0.35, "linewidths": 0}),
+            (runs, {"color": c, "s": 20, "ec": "white", "linewidths": 0.5, "zorder": 3}),
+            (heldout, {"fc": "white", "ec": c, "s": 30, "marker": "D", "zorder": 4}),
+        )
+        for table, style in styles:
+            if table is not None:
+                points = table[table["method"] == method]
+                ax.scatter(points[data], points["loss"], **style)
     ax.set_xscale("log")
     _loss_axis(ax, curves, _together(runs, heldout))
     ax.set_xlim(*_with_room(curves[data]))
@@ -377,7 +378,7 @@ def crossover_figure(fit: Fit, target: pd.DataFrame, answer: pd.DataFrame) -> Fi
     sizes = [*ends, float(fit.runs.loc[same_task, data].max())]
     both = pd.MultiIndex.from_product([[row["a"], row["b"]], sizes], names=["method", data])
     targets = both.to_frame(index=False).assign(
-        **{name: target[name].iloc[0] for name in target if name not in ("method", data)}
+        **{str(c): target[c].iloc[0] for c in target if c not in ("method", data)}
     )
     crosses = 1 - row["p_none"]
     where = f", at about {short(row['first_q50'])} {_unit(data)}" if crosses > 0.5 else ""
@@ -426,7 +427,8 @@ def _panels(
             f"and these targets need {len(groups)}; draw fewer of them."
         )
     for values, rows in groups:
-        shared = {k: v for k, v in zip(keys, values, strict=True) if not pd.isna(v)}
+        # NaN, for a base model not seen yet, differs from itself.
+        shared = {k: v for k, v in zip(keys, values, strict=True) if v == v and v is not None}
         methods = tuple(dict.fromkeys(rows["method"]))
         related = fit.runs[fit.runs["method"].isin(methods)]
         related = related[_agrees(related, {k: v for k, v in shared.items() if k in cell})]
@@ -487,15 +489,6 @@ def _unit(data: str) -> str:
 def _together(*tables: pd.DataFrame | None) -> pd.DataFrame:
     found = [table for table in tables if table is not None and len(table)]
     return pd.concat(found) if found else pd.DataFrame({"method": []})
-
-
-def _by_method(
-    table: pd.DataFrame | None, shades: Mapping[str, str]
-) -> Iterator[tuple[str, pd.DataFrame]]:
-    for method in shades if table is not None else ():
-        assert table is not None
-        if len(points := table[table["method"] == method]):
-            yield method, points
 
 
 def _within(x: np.ndarray, seen: pd.DataFrame, data: str) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from tunecast.models.files import write_atomically
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tunecast.models import Fit
 
 TABLE_SUFFIXES = (".csv", ".parquet")
+SHARES = ("p_", "cover")  # columns of probabilities and shares start so
 LABELS = ("task", "method", "base_model", "family")
 
 
@@ -118,7 +119,7 @@ def show(
         A line above it.
     columns : mapping, optional
         The columns to show and their headings, in order; those that ``frame`` lacks are skipped.
-        By default all of them.
+        By default all of them. A label that all rows share moves into the title.
     warnings : sequence of str, optional
         From `banners`.
     file : text file, optional
@@ -129,35 +130,51 @@ def show(
     from rich.table import Table
     from rich.text import Text
 
-    shown = columns or {name: name for name in frame}
-    shown = {name: heading for name, heading in shown.items() if name in frame}
+    shown = {
+        name: text
+        for name, text in (columns or {str(c): str(c) for c in frame}).items()
+        if name in frame
+    }
+    same = (
+        [] if len(frame) < 2 else [c for c in shown if _is_label(frame[c]) and _is_same(frame[c])]
+    )
+    told = [f"{shown[c]} {readable(frame[c].iloc[0])}" for c in same if frame[c].notna().all()]
+    shown = {name: text for name, text in shown.items() if name not in same}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name, heading in shown.items():
-        is_number = frame[name].dtype.kind in "iuf"
-        table.add_column(heading, justify="right" if is_number else "left", no_wrap=True)
+    for name, text in shown.items():
+        side: Literal["left", "right"] = "left" if _is_label(frame[name]) else "right"
+        table.add_column(text, justify=side, no_wrap=True)
     for values in zip(*(frame[name] for name in shown), strict=True):
-        table.add_row(*(Text(readable(value)) for value in values))
+        cells = zip(values, shown, strict=True)
+        table.add_row(*(Text(readable(value, name)) for value, name in cells))
+    # Never narrower than the table: a line that wraps is ugly, a number that is cut is wrong.
+    needed = Console(width=1000).measure(table).maximum
     console = Console(file=file)
-    if not console.is_terminal:
-        # A file or a pipe has no width, and a table cut at 80 characters would lose digits.
-        console = Console(file=file, width=max(80, console.measure(table).maximum))
+    console = Console(file=file, width=max(console.width, needed))
     for line in warnings:
-        console.print(Text(line, style="bold white on red"))
-    if title:
-        console.print(Text(title, style="bold"))
+        console.print(Text(line, style="bold white on red"), soft_wrap=True)
+    if heading := "; ".join([title, *told] if title else told):
+        console.print(Text(heading, style="bold"), soft_wrap=True)
     console.print(table)
 
 
-def readable(value: object) -> str:
-    """Return a cell for people: four digits, thousands apart, an empty one for what is missing."""
-    if value is None:
-        return ""
+def _is_label(column: pd.Series) -> bool:
+    return column.dtype.kind not in "iuf"
+
+
+def _is_same(column: pd.Series) -> bool:
+    return bool(column.nunique(dropna=False) == 1)
+
+
+def readable(value: object, name: str = "") -> str:
+    """Return a cell for people: four digits, thousands apart, probabilities in per cent."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value) if value == value else ""  # NaN of any type differs from itself
+        is_missing = value is None or value != value  # NaN of any type differs from itself
+        return "" if is_missing else str(value)
     if math.isnan(value):
         return ""
-    if abs(value) >= 1e6 and math.isfinite(value):
-        return f"{value:.4g}"
-    if float(value).is_integer():
+    if name.startswith(SHARES):
+        return f"{100 * value:.0f} %"
+    if abs(value) < 1e12 and (float(value).is_integer() or abs(value) >= 1e4):
         return f"{value:,.0f}"
-    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:#.4g}"
+    return f"{value:#.4g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,9 @@ def grid(
     }
     if empty := [name for name, found in columns.items() if not found]:
         raise TargetError(f"no value was given for {', '.join(empty)}.")
-    every = pd.MultiIndex.from_product(columns.values(), names=columns.keys())
-    return _completed(every.to_frame(index=False), fit, methods=methods)
+    rows = list(itertools.product(*columns.values()))  # a single empty one if nothing was given
+    targets = pd.DataFrame(rows, columns=list(columns), index=range(len(rows)))
+    return _completed(targets, fit, methods=methods)
 
 
 def _numbers(name: str, words: str) -> list[float]:
@@ -81,6 +83,8 @@ def _completed(targets: pd.DataFrame, fit: Fit, *, methods: bool) -> pd.DataFram
     task.
     """
     runs, curve = fit.runs, fit.info["curve"]
+    if "task" in targets and (unknown := sorted(set(targets["task"]) - set(runs["task"]))):
+        raise TargetError(f"the fit has no task '{unknown[0]}'; it has: {_listed(runs['task'])}.")
     for name in dict.fromkeys(("task", *fit.info["cell"], *fit.info["factors"])):
         if name in targets or name == "method":
             continue
@@ -94,8 +98,6 @@ def _completed(targets: pd.DataFrame, fit: Fit, *, methods: bool) -> pd.DataFram
                 option = option or f"--set {name}=..."
                 raise TargetError(f"give {option}; the fit has: {_listed(runs[name])}.")
             targets = targets.assign(**{name: runs[name].iloc[0]})
-    if unknown := sorted(set(targets["task"]) - set(runs["task"])):
-        raise TargetError(f"the fit has no task '{unknown[0]}'; it has: {_listed(runs['task'])}.")
     if methods and "method" not in targets:
         targets = targets.merge(runs[["task", "method"]].drop_duplicates(), on="task")
     return targets
