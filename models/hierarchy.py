@@ -181,7 +181,7 @@ def believe(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> Belief:
 
     own = {name: value[..., layout.curve_cell] for name, value in cell.items()}
     expected_level, expected_share = at_factors(law, factors, own, layout.curve_x, xp)
-    scatter = {
+    scatter: dict[str, Array] = {
         name: _positive(f"scatter_{name}", priors[name].scatter, draw, xp)
         for name in ("share", "rate", "onset")
         if name in names

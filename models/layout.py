@@ -148,9 +148,10 @@ def lay_out(runs: pd.DataFrame, question: Question) -> Layout:
     task, tasks = _codes(runs["task"])
 
     factors = [np.log(runs[name].to_numpy(float)) for name in question.factors]
-    labels = [pd.Series(base, index=runs.index).map("{:09d}".format)]
-    labels += [pd.Series([repr(v) for v in x], index=runs.index) for x in factors]
-    row_curve, _ = _codes(cell_names.str.cat(labels, sep="\x1f"))
+    curve_names = cell_names + "\x1f" + runs[question.curve].astype(str)
+    for values in factors:
+        curve_names = curve_names + "\x1f" + pd.Series(values, index=runs.index).map(repr)
+    row_curve, _ = _codes(curve_names)
     n_curves = int(row_curve.max()) + 1
     first = np.unique(row_curve, return_index=True)[1]
 

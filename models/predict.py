@@ -22,7 +22,6 @@ from tunecast.models.hierarchy import (
     coordinates,
     decline,
     prior_of,
-    slope_shift,
 )
 from tunecast.models.laws import get_law
 from tunecast.models.layout import FitError, Layout
@@ -81,18 +80,16 @@ class Predictor:
         expected, noise = np.empty((self.size, n)), np.empty((self.size, n))
         beyond = np.empty(n)
         curves = self._curves()
-        x_log = np.log(targets[list(question.factors)].to_numpy(float)) if question.factors else None
+        x_log = (
+            np.log(targets[list(question.factors)].to_numpy(float)) if question.factors else None
+        )
         doublings = np.log2(targets[question.data].to_numpy(float))
         labels = targets[[*question.cell, "task", question.curve]].astype(str)
         for i, (key, row) in enumerate(
             zip(labels.itertuples(index=False, name=None), range(n), strict=True)
         ):
             cell, task, base = key[: len(question.cell)], key[-2], key[-1]
-            x = (
-                x_log[row] - np.log(layout.x_ref)
-                if x_log is not None
-                else np.zeros(0)
-            )  # fmt: skip
+            x = x_log[row] - np.log(layout.x_ref)
             known = curves.get((cell, base, tuple(np.round(x, 9))))
             curve = self._known(known) if known is not None else self._new(cell, base, task, x)
             k = layout.cells.index(cell) if cell in layout.cells else None

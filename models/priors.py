@@ -134,7 +134,15 @@ def get_priors(name: str | Path) -> PriorTable:
                 f"priors file '{path}': unknown quantity '{quantity}', "
                 f"expected one of {', '.join(WEAK)}"
             )
-        table[quantity] = replace(table[quantity], **_numbers(row, quantity, path))
+        old = table[quantity]
+        new = _numbers(row, quantity, path)
+        table[quantity] = Prior(
+            new.get("location", old.location),
+            new.get("scale", old.scale),
+            new.get("effect", old.effect),
+            new.get("scatter", old.scatter),
+            old.meaning,
+        )
     return table
 
 
