@@ -92,8 +92,7 @@ class Predictor:
             x = x_log[row] - np.log(layout.x_ref)
             known = curves.get((cell, base, tuple(np.round(x, 9))))
             curve = self._known(known) if known is not None else self._new(cell, base, task, x)
-            k = layout.cells.index(cell) if cell in layout.cells else None
-            low, high, ref = self._range(known, k)
+            low, high, ref = self._range(known, cell)
             log_u = (doublings[i] - ref) * np.log(2)
             share, rate, onset, level, scale = curve
             mean = level + decline(self.law, log_u, share, rate, onset, np)
@@ -205,22 +204,20 @@ class Predictor:
 
     # ----------------------------------------------------------------- drift and range
 
-    def _range(self, curve: int | None, cell: int | None) -> tuple[float, float, float]:
-        """Log2 of smallest and largest data size behind a target's curve, and its reference."""
+    def _range(self, curve: int | None, cell: tuple[str, ...]) -> tuple[float, float, float]:
+        """Log2 of smallest and largest data size behind a target's curve, and its reference.
+
+        An unseen cell has no range of its own; those that share most of its levels lend theirs.
+        """
         layout = self.layout
         if curve is not None:
-            k = int(layout.curve_cell[curve])
-            return (
-                float(layout.curve_low[curve]),
-                float(layout.curve_high[curve]),
-                float(layout.log2_d_ref[k]),
-            )
-        if cell is not None:
-            low, high = layout.cell_low[cell], layout.cell_high[cell]
-            return float(low), float(high), float(layout.log2_d_ref[cell])
-        # An unseen cell has no range of its own: the table's serves, at its usual reference.
-        low, high = layout.cell_low.min(), layout.cell_high.max()
-        return float(low), float(high), float(np.median(layout.log2_d_ref))
+            k = layout.curve_cell[curve]
+            low, high = layout.curve_low[curve], layout.curve_high[curve]
+            return float(low), float(high), float(layout.log2_d_ref[k])
+        shared = np.array([sum(map(str.__eq__, cell, other)) for other in layout.cells])
+        near = shared == shared.max()
+        low, high = layout.cell_low[near].min(), layout.cell_high[near].max()
+        return float(low), float(high), float(np.median(layout.log2_d_ref[near]))
 
     def _drift(
         self, task: str, key: tuple[object, ...], x: np.ndarray, at: float, low: float, high: float

@@ -1,0 +1,187 @@
+"""Question: do forecasts hold on real runs that no forecaster saw, and whose are best?
+
+    python benchmarks/backtest.py [--out benchmarks/results/backtest.json] [--only tunecast]
+
+Splits of the rectified_ft table (both tasks together): cuts at 1,600, 6,400, 25,600 and 102,400
+examples with everything above scored, each with all models, and with the largest model of four
+families unseen (then the unseen models are scored apart too); and the published split of
+revisiting_nsl. Every forecaster gets the same rows. Scores are on log loss. About 25 minutes on
+two cores.
+
+The forecasters: tunecast with its defaults; the same fit with slope drift of hand-set scales
+(0.012 and 0.006 per doubling); an unpooled Bayesian fit, each curve on its own; least squares by
+curve and by group with bootstrap; simple-scaling-laws with its new-run intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from baselines import group_least_squares, per_curve_least_squares, simple_scaling_laws
+from data import largest_of_families, rectified_ft, revisiting_nsl
+from unpooled import unpooled
+
+from tunecast.models import fit
+from tunecast.models.fits import Fit, Member
+from tunecast.models.files import write_atomically
+from tunecast.models.priors import PriorTable
+from tunecast.models.scoring import score_draws
+
+CUTS = (1_600, 6_400, 25_600, 102_400)
+HAND_SET = (0.012, 0.006)
+SEED = 0
+
+Split = tuple[str, pd.DataFrame, pd.DataFrame]
+
+
+def splits() -> Iterator[Split]:
+    """Yield name, training rows and rows to score."""
+    runs = rectified_ft()
+    runs = runs[runs["finetune_examples"] > 0]
+    largest = largest_of_families(runs)
+    unseen = runs["base_model"].isin(largest)
+    for cut in CUTS:
+        below = runs["finetune_examples"] <= cut
+        yield f"all models, D <= {cut}", runs[below], runs[~below]
+        test = runs[~below].assign(seen=lambda frame: ~frame["base_model"].isin(largest))
+        yield f"largest unseen, D <= {cut}", runs[below & ~unseen], test
+    curves = revisiting_nsl()
+    yield "revisiting_nsl", curves[curves["is_train"] == 1], curves[curves["is_train"] == 0]
+
+
+def hand_set_drift(result: Fit) -> Fit:
+    """Return the fit with the slope drift of the trial that the design reports."""
+
+    def fixed(priors: PriorTable) -> PriorTable:
+        task, curve = HAND_SET
+        return {
+            **priors,
+            "drift_task": replace(priors["drift_task"], location=math.log(task), scale=1e-9),
+            "drift_curve": replace(priors["drift_curve"], location=math.log(curve), scale=1e-9),
+        }
+
+    members = tuple(
+        Member(m.layout, fixed(m.priors), m.posterior, m.weight) for m in result.members
+    )
+    return Fit(members, result.runs, result.info, result.diagnostics)
+
+
+def tunecast_fit(train: pd.DataFrame, law: str) -> Fit:
+    """Return a fit with the defaults; a table without sizes has no factor."""
+    factors = None if "model_size" in train else ()
+    cell = ("task", "method", "family") if "family" in train else ("task", "method")
+    return fit(
+        train, law=law, factors=factors, cell=cell, seed=SEED, progress=False,
+        allow_unconverged=True, retry=False,
+    )  # fmt: skip
+
+
+def forecasters(only: str) -> dict[str, Callable[[pd.DataFrame, pd.DataFrame], np.ndarray]]:
+    """Return the peers by name, each a function of training rows and rows to forecast."""
+    peers: dict[str, Callable[..., np.ndarray]] = {
+        "least squares by curve": per_curve_least_squares,
+        "least squares by group": group_least_squares,
+        "simple-scaling-laws multiplicative": simple_scaling_laws("multiplicative-power"),
+        "simple-scaling-laws separable": simple_scaling_laws("separable"),
+        "unpooled": unpooled,
+    }
+    return {
+        name: lambda train, test, peer=peer: peer(train, test, seed=SEED, draws=1000)
+        for name, peer in peers.items()
+        if not only or only in name
+    }
+
+
+def score(draws: np.ndarray, test: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return scores over all rows and by task and, where models are unseen, by that."""
+    by = [c for c in ("task", "seen") if c in test]
+    groups = test[by].astype(str).reset_index(drop=True)
+    return score_draws(draws, test["loss"].to_numpy(float), groups).to_dict("records")
+
+
+def main(out: Path, only: str = "", law: str = "rectified") -> None:
+    """Run every split and every forecaster, print and save the scores."""
+    rows: list[dict[str, Any]] = []
+    for name, train, test in splits():
+        train, test = train.reset_index(drop=True), test.reset_index(drop=True)
+        started = time.perf_counter()
+        if not only or only == "tunecast":
+            result = tunecast_fit(train, law)
+            draws = result.draws(test).loss
+            seconds = time.perf_counter() - started
+            about = vars(result.diagnostics) | {"converged": result.diagnostics.converged}
+            rows += _rows(name, "tunecast", draws, test, seconds, about)
+            fixed = hand_set_drift(result).draws(test).loss
+            rows += _rows(name, "hand-set drift", fixed, test, seconds, {})
+        for peer, forecast in forecasters(only).items():
+            started = time.perf_counter()
+            try:
+                draws = forecast(train, test)
+            except ValueError as error:
+                print(f"{name}: {peer} cannot: {error}", flush=True)
+                continue
+            rows += _rows(name, peer, draws, test, time.perf_counter() - started, {})
+        save(out, rows)
+    print(averages(rows).round(4).to_string())
+
+
+def _rows(
+    split: str,
+    forecaster: str,
+    draws: np.ndarray,
+    test: pd.DataFrame,
+    seconds: float,
+    about: dict[str, Any],
+) -> list[dict[str, Any]]:
+    scored = score(draws, test)
+    head = scored[0]
+    print(
+        f"{split:28} {forecaster:36} n {head['n']:4} CRPS {head['crps']:.4f} "
+        f"log score {head['log_score']:6.3f} cover90 {head['cover90']:.3f} {seconds:6.1f} s "
+        f"{ {k: round(v, 3) for k, v in about.items()} or '' }",
+        flush=True,
+    )
+    extra = {"split": split, "forecaster": forecaster, "seconds": seconds, "diagnostics": about}
+    return [extra | record for record in scored]
+
+
+def averages(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return means over splits for each forecaster, and the lowest coverage of a split."""
+    table = pd.DataFrame(rows)
+    table = table[table["group"] == "all"]
+    return table.groupby("forecaster", sort=False).agg(
+        splits=("crps", "size"), crps=("crps", "mean"), log_score=("log_score", "mean"),
+        cover90=("cover90", "mean"), lowest_cover90=("cover90", "min"), seconds=("seconds", "mean"),
+    )  # fmt: skip
+
+
+def save(out: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the scores and the command that made them."""
+    body = {
+        "command": "python " + " ".join(sys.argv),
+        "python": platform.python_version(),
+        "averages": json.loads(averages(rows).to_json(orient="index")),
+        "scores": rows,
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, lambda path: path.write_text(json.dumps(body, indent=1)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/backtest.json"))
+    parser.add_argument("--only", default="", help="part of a forecaster's name")
+    parser.add_argument("--law", default="rectified")
+    given = parser.parse_args()
+    main(given.out, given.only, given.law)
