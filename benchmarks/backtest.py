@@ -33,8 +33,8 @@ from data import largest_of_families, rectified_ft, revisiting_nsl
 from unpooled import unpooled
 
 from tunecast.models import fit
-from tunecast.models.fits import Fit, Member
 from tunecast.models.files import write_atomically
+from tunecast.models.fits import Fit, Member
 from tunecast.models.priors import PriorTable
 from tunecast.models.scoring import score_draws
 
@@ -112,11 +112,12 @@ def score(draws: np.ndarray, test: pd.DataFrame) -> list[dict[str, Any]]:
 
 def main(out: Path, only: str = "", law: str = "rectified") -> None:
     """Run every split and every forecaster, print and save the scores."""
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = json.loads(out.read_text())["scores"] if out.exists() else []
+    there = {(row["split"], row["forecaster"]) for row in rows}
     for name, train, test in splits():
         train, test = train.reset_index(drop=True), test.reset_index(drop=True)
         started = time.perf_counter()
-        if not only or only == "tunecast":
+        if only in ("", "tunecast") and (name, "tunecast") not in there:
             result = tunecast_fit(train, law)
             draws = result.draws(test).loss
             seconds = time.perf_counter() - started
@@ -125,6 +126,8 @@ def main(out: Path, only: str = "", law: str = "rectified") -> None:
             fixed = hand_set_drift(result).draws(test).loss
             rows += _rows(name, "hand-set drift", fixed, test, seconds, {})
         for peer, forecast in forecasters(only).items():
+            if (name, peer) in there:
+                continue
             started = time.perf_counter()
             try:
                 draws = forecast(train, test)

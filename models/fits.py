@@ -320,7 +320,9 @@ def _frame_to_dataset(frame: pd.DataFrame) -> xr.Dataset:
     for name in frame:
         values = frame[name]
         if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-            columns[str(name)] = ("run", values.to_numpy(float))
+            # Whole numbers stay whole: as a label, 7 must not come back as 7.0.
+            whole = pd.api.types.is_integer_dtype(values) and not values.hasnans
+            columns[str(name)] = ("run", values.to_numpy(np.int64 if whole else float))
         else:
             text = values.astype(object).where(values.notna(), "").astype(str)
             columns[str(name)] = ("run", text.to_numpy(object))

@@ -331,8 +331,10 @@ def slope_weight(layout: Layout, priors: PriorTable) -> np.ndarray:
     weight is one half. It steers the sampler's coordinates alone, not the model.
     """
     slope, error = _least_squares_slope(layout)
-    relative = error / np.maximum(-slope, error / 10 + 1e-12)
-    return 1 / (1 + (relative / priors["rate"].scatter) ** 4)
+    known = np.isfinite(error)  # a curve of one data size says nothing of its slope: weight 0
+    finite = np.where(known, error, 1.0)
+    relative = finite / np.maximum(-slope, finite / 10 + 1e-12)
+    return np.where(known, 1 / (1 + (relative / priors["rate"].scatter) ** 4), 0.0)
 
 
 def _least_squares_slope(layout: Layout) -> tuple[np.ndarray, np.ndarray]:

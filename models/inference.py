@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -139,14 +139,22 @@ def fit(
         "digest": digest(frame),
         "counts": counts,
         "simulated": bool((used["origin"] == "simulated").any()) if "origin" in used else False,
-        "versions": {
-            name: version(name) for name in ("tunecast", "pymc", "nutpie", "numpy", "arviz")
-        },
+        "versions": _versions(),
     }
     result = Fit(members=members, runs=used, info=info, diagnostics=diagnostics)
     if not diagnostics.converged and not allow_unconverged:
         raise UnconvergedError(result)
     return result
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("tunecast", "pymc", "nutpie", "numpy", "arviz"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # nutpie: a fit does without it
+            found[name] = "missing"
+    return found
 
 
 def usable(
@@ -229,6 +237,7 @@ def _sample_once(
             import pymc as pm
 
             with compiled:
+                pm.set_data({"observed_log_loss": layout.log_loss})
                 trace = pm.sample(
                     draws=draws, tune=tune, chains=chains, random_seed=seed, nuts_sampler="pymc",
                     target_accept=accept, progressbar=progress, compute_convergence_checks=False,
