@@ -110,7 +110,10 @@ Cell = Annotated[
 Curve = Annotated[str, typer.Option(help="Column that names the base model.")]
 Where = Annotated[str | None, typer.Option(help="Use these runs alone: a condition on columns.")]
 Priors = Annotated[str, typer.Option(help="weak, zhang2024, or a file of priors.")]
-Draws = Annotated[int, typer.Option(min=1, help="Draws kept from each chain.")]
+Draws = Annotated[
+    int | None,
+    typer.Option(min=1, help="Draws of each chain.", show_default="by the size of the table"),
+]
 Tune = Annotated[
     int | None,
     typer.Option(min=1, help="Steps of each chain before them.", show_default="chosen by the fit"),
@@ -169,7 +172,7 @@ def fit(
     curve: Curve = "base_model",
     where: Where = None,
     priors: Priors = "weak",
-    draws: Draws = 1000,
+    draws: Draws = None,
     tune: Tune = None,
     chains: Chains = 4,
     seed: Seed = 0,
@@ -329,7 +332,7 @@ def backtest(
     curve: Curve = "base_model",
     where: Where = None,
     priors: Priors = "weak",
-    draws: Draws = 1000,
+    draws: Draws = None,
     tune: Tune = None,
     chains: Chains = 4,
     seed: Seed = 0,
@@ -414,7 +417,7 @@ def _fit_options(
     cell: str | None,
     curve: str,
     priors: str,
-    draws: int,
+    draws: int | None,
     tune: int | None,
     chains: int,
     seed: int,
@@ -427,7 +430,6 @@ def _fit_options(
         "data": data,
         "curve": curve,
         "priors": priors,
-        "draws": draws,
         "chains": chains,
         "seed": seed,
     }
@@ -435,6 +437,8 @@ def _fit_options(
         given["factors"] = split(factors)
     if cell is not None:
         given["cell"] = split(cell)
+    if draws is not None:
+        given["draws"] = draws
     if tune is not None:
         given["tune"] = tune
     return given
