@@ -330,28 +330,11 @@ def slope_weight(layout: Layout, priors: PriorTable) -> np.ndarray:
     Least squares gives the standard error of the log slope; at the prior scatter of the rate the
     weight is one half. It steers the sampler's coordinates alone, not the model.
     """
-    slope, error = _least_squares_slope(layout)
+    slope, error = layout.slope, layout.slope_error
     known = np.isfinite(error)  # a curve of one data size says nothing of its slope: weight 0
     finite = np.where(known, error, 1.0)
     relative = finite / np.maximum(-slope, finite / 10 + 1e-12)
     return np.where(known, 1 / (1 + (relative / priors["rate"].scatter) ** 4), 0.0)
-
-
-def _least_squares_slope(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Return slope of log loss in log data size for each curve, and its standard error."""
-    n = len(layout.curve_cell)
-    at = layout.row_curve
-    count = np.bincount(at, minlength=n)
-    x = layout.log_u - (np.bincount(at, layout.log_u, n) / count)[at]
-    y = layout.log_loss - (np.bincount(at, layout.log_loss, n) / count)[at]
-    width = np.bincount(at, x * x, n)
-    some = np.where(width > 0, width, 1.0)
-    slope = np.bincount(at, x * y, n) / some
-    residual = np.bincount(at, (y - slope[at] * x) ** 2, n) / np.maximum(count - 2, 1)
-    # Two points lie on their line: then, and where a fit is lucky, assume the table's usual noise.
-    usual = np.median(residual[count > 2]) if (count > 2).any() else 1e-4
-    error = np.sqrt(np.maximum(residual, usual / 4) / some)
-    return slope, np.where((count > 1) & (width > 0), error, np.inf)
 
 
 def _levels(
@@ -464,7 +447,7 @@ def _start(name: str, layout: Layout, priors: PriorTable) -> np.ndarray | None:
         total = np.bincount(layout.row_curve, layout.log_loss, n)
         return total / np.bincount(layout.row_curve, minlength=n)
     if name == "curve_slope":
-        slope, _ = _least_squares_slope(layout)
+        slope = layout.slope
         falling = slope < 0
         usual = np.median(-slope[falling]) if falling.any() else 0.01
         log_slope = np.log(np.where(falling, np.maximum(-slope, usual / 10), usual / 3))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,9 @@ BFMI_LIMIT = 0.3
 # that the sampler cannot enter.
 DIVERGENCE_LIMIT = 0.001
 
-DRAWS, TUNE, CHAINS = 2000, 1000, 4
+TUNE, CHAINS = 1000, 4
+# Small tables leave more open and mix more slowly, but each draw costs less.
+DRAWS_SMALL, DRAWS_LARGE, SMALL_TABLE = 2000, 1000, 200
 TARGET_ACCEPT = 0.95
 KEPT = 4000  # draws that a fit keeps; diagnostics are computed on all
 AUTO = "auto"
@@ -67,7 +69,7 @@ def fit(
     cell: Sequence[str] | None = None,
     curve: str = "base_model",
     priors: str | Path = "weak",
-    draws: int = DRAWS,
+    draws: int | None = None,
     tune: int = TUNE,
     chains: int = CHAINS,
     seed: int = 0,
@@ -88,7 +90,7 @@ def fit(
     priors : str or path
         ``weak``, ``zhang2024`` or a CSV file.
     draws, tune, chains, seed : int
-        Of the sampler, for each chain.
+        Of the sampler, for each chain; draws by the size of the table unless given.
     progress : bool
         Whether to show a progress bar.
     allow_unconverged : bool
@@ -105,7 +107,9 @@ def fit(
     """
     if law != AUTO:
         get_law(law)
-    _check_sampler(draws=draws, tune=tune, chains=chains)
+    if draws is not None:
+        _check_sampler(draws=draws)
+    _check_sampler(tune=tune, chains=chains)
     table = get_priors(priors)
     names = tuple(factors) if factors is not None else ()
     if factors is None and law != "power":
@@ -113,6 +117,8 @@ def fit(
     labels = [curve, *(cell or ())]
     frame = read_runs(runs, columns=(*names, data), labels=labels)
     used, counts = usable(frame, data, names)
+    if draws is None:
+        draws = DRAWS_SMALL if len(used) <= SMALL_TABLE else DRAWS_LARGE
     options = {"draws": draws, "tune": tune, "chains": chains, "seed": seed}
     ask = {"factors": factors, "data": data, "cell": cell, "curve": curve}
     if law == AUTO:
@@ -180,7 +186,7 @@ def sample(
     layout: Layout,
     priors: Any,
     *,
-    draws: int = DRAWS,
+    draws: int = DRAWS_SMALL,
     tune: int = TUNE,
     chains: int = CHAINS,
     seed: int = 0,
@@ -192,33 +198,72 @@ def sample(
 
     Parameters
     ----------
-    compiled : compiled model, optional
-        From `compile_model`, for tables of one layout whose losses alone differ.
+    compiled : Compiled, optional
+        From `compile_model`, for tables of one layout whose losses alone differ: make the others
+        from the compiled one by `Layout.with_losses`.
+
+    Raises
+    ------
+    ValueError
+        When the model was compiled for another layout or other priors.
     """
     if compiled is None:
         compiled = compile_model(layout, priors)
+    elif not compiled.serves(layout, priors):
+        raise ValueError(
+            "the model was compiled for another layout or other priors: only losses may differ "
+            "(Layout.with_losses)"
+        )
     posterior, diagnostics = _sample_once(
-        compiled, layout, draws, tune, chains, seed, TARGET_ACCEPT, progress
+        compiled.model, layout, draws, tune, chains, seed, TARGET_ACCEPT, progress
     )
     if retry and not diagnostics.converged:
         again = _sample_once(
-            compiled, layout, 2 * draws, 2 * tune, chains, seed + 1, 0.99, progress
+            compiled.model, layout, 2 * draws, 2 * tune, chains, seed + 1, 0.99, progress
         )  # fmt: skip
         if again[1].converged or again[1].rhat_max < diagnostics.rhat_max:
             posterior, diagnostics = again
     return _thinned(posterior), diagnostics
 
 
-def compile_model(layout: Layout, priors: Any) -> Any:
-    """Return the model ready for the sampler: nutpie's, or PyMC's own where nutpie is missing."""
+@dataclass(frozen=True)
+class Compiled:
+    """A model ready for the sampler: nutpie's, or PyMC's own where nutpie is missing.
+
+    Parameters
+    ----------
+    model : compiled model
+        What samples.
+    layout : Layout
+        What it was compiled for; other losses may take the place of its own.
+    priors : mapping
+        Its prior table.
+    """
+
+    model: Any
+    layout: Layout
+    priors: Any
+
+    def serves(self, layout: Layout, priors: Any) -> bool:
+        """Whether draws of this model are draws for the layout: all but its losses the same."""
+        ours = {k: v for k, v in vars(self.layout).items() if k not in ("log_loss", "columns")}
+        return (
+            priors == self.priors
+            and [c.levels for c in layout.columns] == [c.levels for c in self.layout.columns]
+            and all(np.array_equal(v, getattr(layout, k)) for k, v in ours.items())
+        )
+
+
+def compile_model(layout: Layout, priors: Any) -> Compiled:
+    """Return the model compiled, for this layout with any losses."""
     model = build(layout, priors)
     try:
         import nutpie
     except ImportError:
-        return model
+        return Compiled(model, layout, priors)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # compiler chatter that a user can do nothing about
-        return nutpie.compile_pymc_model(model)
+        return Compiled(nutpie.compile_pymc_model(model), layout, priors)
 
 
 def _sample_once(

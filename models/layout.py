@@ -8,7 +8,7 @@ and the question alone, so a saved fit rebuilds it from its rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -85,6 +85,10 @@ class Layout:
         Natural log of the data size over its cell's reference.
     log_loss, log_loss_se : ndarray, shape (rows,)
         Log of the loss, and its sampling error on that scale (0 where unknown).
+    slope, slope_error : ndarray, shape (curves,)
+        Least-squares slope of log loss in log data size, and its standard error (infinite where
+        there is none). They choose the sampler's coordinates, so draws are read with the slopes
+        that they were sampled with: `with_losses` keeps them.
     """
 
     question: Question
@@ -106,6 +110,8 @@ class Layout:
     log_u: np.ndarray
     log_loss: np.ndarray
     log_loss_se: np.ndarray
+    slope: np.ndarray
+    slope_error: np.ndarray
 
     @property
     def one_curve_per_base_model(self) -> bool:
@@ -118,6 +124,18 @@ class Layout:
         task = np.zeros(len(self.cells), dtype=int)
         task[self.curve_cell] = self.curve_task
         return task
+
+    def with_losses(self, loss: np.ndarray) -> Layout:
+        """Return the same layout with other losses, for a model compiled once.
+
+        Parameters
+        ----------
+        loss : ndarray, shape (rows,)
+            Losses in nats, in the order of the rows.
+        """
+        if len(loss) != len(self.log_loss):
+            raise ValueError(f"got {len(loss)} losses for {len(self.log_loss)} rows")
+        return replace(self, log_loss=np.log(loss))
 
 
 def _codes(values: pd.Series) -> tuple[np.ndarray, list[str]]:
@@ -163,6 +181,8 @@ def lay_out(runs: pd.DataFrame, question: Question) -> Layout:
     x_ref = tuple(float(np.exp(np.median(f[first]))) for f in factors)
     curve_x = np.array([f[first] - np.log(r) for f, r in zip(factors, x_ref, strict=True)])
     loss = runs["loss"].to_numpy(float)
+    log_u = (x - log2_d_ref[row_cell]) * np.log(2)
+    slope, slope_error = _least_squares_slope(np.log(loss), log_u, row_curve, n_curves)
     se = runs["loss_se"].to_numpy(float) if "loss_se" in runs else np.zeros(len(runs))
     return Layout(
         question=question,
@@ -181,11 +201,30 @@ def lay_out(runs: pd.DataFrame, question: Question) -> Layout:
         x_ref=x_ref,
         log2_d_ref=log2_d_ref,
         row_curve=row_curve,
-        log_u=(x - log2_d_ref[row_cell]) * np.log(2),
+        log_u=log_u,
         log_loss=np.log(loss),
         # The delta method: sd of log L is sd of L over L.
         log_loss_se=np.nan_to_num(se) / loss,
+        slope=slope,
+        slope_error=slope_error,
     )
+
+
+def _least_squares_slope(
+    log_loss: np.ndarray, log_u: np.ndarray, at: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return slope of log loss in log data size for each of n curves, and its standard error."""
+    count = np.bincount(at, minlength=n)
+    x = log_u - (np.bincount(at, log_u, n) / count)[at]
+    y = log_loss - (np.bincount(at, log_loss, n) / count)[at]
+    width = np.bincount(at, x * x, n)
+    some = np.where(width > 0, width, 1.0)
+    slope = np.bincount(at, x * y, n) / some
+    residual = np.bincount(at, (y - slope[at] * x) ** 2, n) / np.maximum(count - 2, 1)
+    # Two points lie on their line: then, and where a fit is lucky, assume the table's usual noise.
+    usual = np.median(residual[count > 2]) if (count > 2).any() else 1e-4
+    error = np.sqrt(np.maximum(residual, usual / 4) / some)
+    return slope, np.where((count > 1) & (width > 0), error, np.inf)
 
 
 def _columns(cells: Sequence[tuple[str, ...]], names: Sequence[str]) -> tuple[Column, ...]:
