@@ -170,7 +170,8 @@ class Fit:
         """See `tunecast.models.questions.forecast`."""
         from tunecast.models.questions import forecast
 
-        return forecast(self, targets, seed=seed)
+        # mypy reads this file under two names, and so takes Fit for two classes.
+        return forecast(self, targets, seed=seed)  # type: ignore[arg-type]
 
     def compare(
         self,
@@ -182,13 +183,13 @@ class Fit:
         """See `tunecast.models.questions.compare`."""
         from tunecast.models.questions import compare
 
-        return compare(self, targets, methods=methods, seed=seed)
+        return compare(self, targets, methods=methods, seed=seed)  # type: ignore[arg-type]
 
     def crossover(self, a: str, b: str, **options: Any) -> pd.DataFrame:
         """See `tunecast.models.questions.crossover`."""
         from tunecast.models.questions import crossover
 
-        return crossover(self, a, b, **options)
+        return crossover(self, a, b, **options)  # type: ignore[arg-type]
 
     def summary(self) -> pd.DataFrame:
         """Return posterior quantiles of A, E, alpha, beta and D_l of each cell, as papers print.

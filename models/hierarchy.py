@@ -155,7 +155,9 @@ def decline(
     parameters = {"beta": 1.0}
     if onset is not None:
         parameters["D_l"] = xp.exp(-onset)
-    decay = law.part("decay", xp.exp(xp.exp(rate) * log_u), parameters)
+    # Beyond exp(500) a loss means nothing, but a rare prior draw of beta must not overflow.
+    power = xp.exp(xp.clip(xp.exp(rate) * log_u, -500, 500))
+    decay = law.part("decay", power, parameters)
     start = law.part("decay", 1.0, parameters)
     floor_share = 1 / (1 + xp.exp(-share))
     return xp.log(floor_share + (1 - floor_share) * decay / start)

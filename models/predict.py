@@ -80,9 +80,7 @@ class Predictor:
         expected, noise = np.empty((self.size, n)), np.empty((self.size, n))
         beyond = np.empty(n)
         curves = self._curves()
-        x_log = (
-            np.log(targets[list(question.factors)].to_numpy(float)) if question.factors else None
-        )
+        x_log = np.log(targets[list(question.factors)].to_numpy(float))  # no columns for power
         doublings = np.log2(targets[question.data].to_numpy(float))
         labels = targets[[*question.cell, "task", question.curve]].astype(str)
         for i, (key, row) in enumerate(

@@ -1,0 +1,295 @@
+"""The hierarchy: its NumPy and PyMC spellings agree, and so do its coordinates and the papers'."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tunecast.models.fits import Fit
+from tunecast.models.hierarchy import (
+    _partly_centred,
+    at_factors,
+    build,
+    coordinates,
+    decline,
+    replay,
+    simulate_prior,
+    slope_weight,
+)
+from tunecast.models.inference import question_of
+from tunecast.models.laws import LAWS, get_law
+from tunecast.models.layout import Layout, lay_out
+from tunecast.models.priors import WEAK
+
+TWO = ("model_size", "pretrain_tokens")
+ASKED = [(law, ()) for law in LAWS] + [
+    (law, factors) for law in LAWS if law != "power" for factors in (TWO[:1], TWO)
+]
+
+
+def laid(runs: pd.DataFrame, law: str, factors: tuple[str, ...] = (), **ask: Any) -> Layout:
+    return lay_out(runs, question_of(runs, law=law, factors=factors, **ask))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two parts of a belief are identical, value for value."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return (a is None and b is None) or np.array_equal(a, b)
+
+
+# ------------------------------------------------------------------ one model, several spellings
+
+
+@pytest.mark.parametrize(("law", "factors"), ASKED)
+def test_a_replay_of_simulated_draws_is_the_belief_simulated(
+    ladder: pd.DataFrame, law: str, factors: tuple[str, ...]
+) -> None:
+    layout = laid(ladder, law, factors)
+    draws, belief = simulate_prior(layout, WEAK, 4, 7)
+    again = replay(layout, WEAK, draws)
+    assert all(same(getattr(belief, f.name), getattr(again, f.name)) for f in fields(belief))
+    # The control: a belief does depend on its draws.
+    draws["curve_mean"] = draws["curve_mean"] + 1e-9
+    assert not same(belief.mean, replay(layout, WEAK, draws).mean)
+
+
+def pymc_mean_and_scale(layout: Layout, draws: dict[str, np.ndarray]) -> list[list[np.ndarray]]:
+    """Mean and scale that the PyMC likelihood has at each draw."""
+    import pytensor
+
+    model = build(layout, WEAK)
+    unknowns = model.free_RVs
+    assert {v.name for v in unknowns} == set(draws)
+    location_scale = model["log_loss"].owner.inputs[-2:]
+    mode = pytensor.compile.mode.Mode("py", optimizer=None)  # type: ignore[arg-type]
+    compiled = pytensor.function(unknowns, location_scale, mode=mode, on_unused_input="ignore")
+    n = len(draws["base_sd"])
+    return [compiled(*[draws[v.name][i] for v in unknowns]) for i in range(n)]
+
+
+def agree(layout: Layout) -> None:
+    draws, belief = simulate_prior(layout, WEAK, 3, 3)
+    for i, (mean, scale) in enumerate(pymc_mean_and_scale(layout, draws)):
+        np.testing.assert_allclose(mean, belief.mean[i], rtol=1e-10, atol=1e-10)
+        noise = belief.noise[i][layout.row_curve]
+        np.testing.assert_allclose(scale, np.hypot(noise, layout.log_loss_se), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("law", "factors"), ASKED)
+def test_pymc_and_numpy_compute_the_same_mean(
+    ladder: pd.DataFrame, law: str, factors: tuple[str, ...]
+) -> None:
+    agree(laid(ladder, law, factors))
+
+
+def test_pymc_and_numpy_agree_on_other_shapes_of_table(
+    ladder: pd.DataFrame, zhang: pd.DataFrame
+) -> None:
+    """Several tasks and families, no cell column, one curve a base model, known sampling errors."""
+    agree(laid(zhang, "rectified", TWO[:1]))
+    agree(laid(ladder, "multiplicative", TWO[:1], cell=("task",)))
+    agree(laid(ladder[ladder["method"] == "fmt"], "additive", TWO[:1]))
+    agree(laid(ladder.assign(loss_se=0.01 + 0.001 * np.arange(len(ladder))), "power"))
+
+
+@pytest.mark.parametrize("law", ["additive", "rectified"])  # between them, every coordinate
+def test_log_density_and_gradient_are_finite_at_the_start(ladder: pd.DataFrame, law: str) -> None:
+    import pytensor
+
+    model = build(laid(ladder, law, TWO[:1]), WEAK)
+    mode = pytensor.compile.mode.Mode("py", optimizer=None)  # type: ignore[arg-type]
+    log_density, gradient = model.compile_fn([model.logp(), model.dlogp()], mode=mode)(
+        model.initial_point()
+    )
+    assert np.isfinite(log_density)
+    assert np.isfinite(gradient).all()
+    assert len(gradient) == sum(v.size for v in model.initial_point().values())
+
+
+# ------------------------------------------------------------------ the papers' parameters
+
+
+def papers_parameters(fit: Fit, cell: tuple[str, ...]) -> dict[str, Any]:
+    """Parameters that `Fit.summary` prints for a cell; of one draw, the median is the value."""
+    table = fit.summary()
+    for name, level in zip(fit.question.cell, cell, strict=True):
+        table = table[table[name] == level]
+    found: dict[str, Any] = {}
+    for name, value in zip(table["parameter"], table["q50"], strict=True):
+        head, _, factor = name.partition(":")
+        if factor:
+            found.setdefault(head, {})[factor] = value
+        else:
+            found[head] = value
+    return found
+
+
+@pytest.mark.parametrize(("law", "factors"), [a for a in ASKED if a[1] or a[0] == "power"])
+def test_a_curve_without_deviations_is_the_law_with_the_printed_parameters(
+    ladder: pd.DataFrame, believed: Callable[..., Fit], law: str, factors: tuple[str, ...]
+) -> None:
+    """Equal to 1e-10, over cells, factors and data sizes; with twice the D_ref they must differ."""
+    rng = np.random.default_rng(2)
+    worst: list[float] = []
+    x = rng.normal(0, 2, (5, len(factors)))
+    log_u = np.linspace(-6, 8, 15)
+    for seed in range(8):
+        fit = believed(ladder, law=law, factors=factors, size=1, seed=seed)
+        member = fit.members[0]
+        layout, formula = member.layout, get_law(law)
+        for k, cell in enumerate(layout.cells):
+            own = {name: value[0, k] for name, value in member.belief.cell.items()}
+            if own["rate"] < np.log(0.02):  # D_l = exp(-onset / beta) leaves the numbers
+                continue
+            level, share = at_factors(formula, factors, own, x, np)
+            level, share = np.broadcast_to(level, 5), np.broadcast_to(share, 5)
+            ours = [
+                level[i] + decline(formula, log_u, share[i], own["rate"], own.get("onset"), np)
+                for i in range(5)
+            ]
+            printed = papers_parameters(fit, cell)
+            D = 2.0 ** layout.log2_d_ref[k] * np.exp(log_u)
+            for scale, errors in ((1.0, []), (2.0, worst)):
+                for i in range(5):
+                    X = {f: layout.x_ref[j] * np.exp(x[i, j]) for j, f in enumerate(factors)}
+                    gap = np.abs(np.log(formula(scale * D, X, **printed)) - ours[i]).max()
+                    errors.append(gap)
+                if scale == 1.0:
+                    assert max(errors) < 1e-10
+    assert len(worst) >= 50
+    assert np.median(worst) > 1e-3  # the control: twice the reference size is another curve
+
+
+def test_level_and_share_are_those_at_the_reference_point() -> None:
+    law = get_law("rectified")
+    own = {"level": 0.4, "share": -1.2, "alpha:model_size": 0.3, "onset": 0.8}
+    level, share = at_factors(law, ("model_size",), own, np.zeros((1, 1)), np)
+    assert level[0] == pytest.approx(0.4, abs=1e-12)
+    assert share[0] == pytest.approx(-1.2, abs=1e-12)
+    assert decline(law, np.zeros(1), share, np.array(-2.0), np.array(0.8), np)[0] == pytest.approx(
+        0, abs=1e-14
+    )
+
+
+def test_the_local_slope_is_what_the_sampler_takes_it_for() -> None:
+    """d log L / d log D at D_ref = -(1 - share) * onset * beta, by central differences."""
+    law, h = get_law("rectified"), 1e-5
+    share, rate, onset = -0.7, np.log(0.3), 0.4
+    ends = decline(law, np.array([-h, h]), share, np.array(rate), np.array(onset), np)
+    expected = -0.3 / ((1 + np.exp(share)) * (1 + np.exp(-onset)))
+    # The second difference errs by h^2, rounding by eps / h.
+    assert (ends[1] - ends[0]) / (2 * h) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("onset", [-5.0, 5.0])
+def test_an_extreme_exponent_does_not_overflow(law: str, onset: float) -> None:
+    log_u = np.linspace(-20, 20, 41)
+    own = np.array(onset) if get_law(law).has("D_l") else None
+    for rate in (-8.0, 1.5, 6.0):
+        fall = decline(get_law(law), log_u, np.array(-1.0), np.array(rate), own, np)
+        assert np.isfinite(fall).all()
+        assert (np.diff(fall) <= 0).all()
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_every_prior_draw_gives_finite_losses(zhang: pd.DataFrame, law: str) -> None:
+    layout = laid(zhang, law, TWO[:1] if law != "power" else ())
+    _, belief = simulate_prior(layout, WEAK, 500, 0)
+    assert np.isfinite(belief.mean).all()
+    assert (belief.noise > 0).all() and (belief.noise_df > 2).all()
+
+
+def test_coordinates_follow_the_law() -> None:
+    assert coordinates(get_law("power"), ()) == ("level", "share", "rate")
+    assert coordinates(get_law("additive"), ("a", "b")) == (
+        "level", "share", "alpha:a", "alpha:b", "split:a", "split:b", "rate",
+    )  # fmt: skip
+    assert "onset" in coordinates(get_law("rectified"), ())
+
+
+# ------------------------------------------------------------------ geometry
+
+
+def normal_scores(weight: Any, error: float = 1.0) -> np.ndarray:
+    """Standard errors by which mean and sd of the variable miss Normal(0.7, 1.8)."""
+    n, location, scale = 100_000, 0.7, 1.8
+    rng = np.random.default_rng(5)
+
+    def draw(name: str, at: Any, sd: Any, dims: tuple[str, ...], df: float | None) -> np.ndarray:
+        assert df is None and dims == ("curve",)
+        return np.asarray(at + error * sd * rng.standard_normal((n, 3)))
+
+    got = _partly_centred("z", np.full(3, location), np.full(3, scale), weight, ("curve",), draw)
+    of_mean = (got.mean(axis=0) - location) / (scale / np.sqrt(n))
+    of_sd = (got.std(axis=0) - scale) / (scale / np.sqrt(2 * n))
+    return np.abs([of_mean, of_sd])
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0, np.array([0.0, 0.5, 1.0])], ids=repr)
+def test_the_weight_changes_coordinates_and_not_the_distribution(weight: Any) -> None:
+    """Within 5 standard errors; the control, a scale 5 % too wide, is 22 of them off."""
+    assert normal_scores(weight).max() < 5
+    assert normal_scores(weight, error=1.05)[1].min() > 10
+
+
+def test_the_prior_of_cells_does_not_depend_on_the_losses(ladder: pd.DataFrame) -> None:
+    """Losses set the weights alone: whatever they are, a cell's rate has the same moments."""
+    n, moments = 40_000, []
+    for losses in (ladder["loss"], 5 + 0.001 * np.arange(len(ladder))):
+        layout = laid(ladder.assign(loss=losses), "power")
+        _, belief = simulate_prior(layout, WEAK, n, 11)
+        rate = belief.cell["rate"][:, 0]
+        moments.append((rate.mean(), rate.std() / np.sqrt(n), np.log(rate.std())))
+    (mean_a, se_a, log_sd_a), (mean_b, se_b, log_sd_b) = moments
+    assert abs(mean_a - mean_b) < 5 * np.hypot(se_a, se_b)
+    # Mixed scales give the rate heavier tails than a normal: a kurtosis of 6 covers them.
+    assert abs(log_sd_a - log_sd_b) < 5 * np.sqrt(2 * (6 - 1) / (4 * n))
+
+
+def test_slope_weight_grows_with_what_a_curve_shows(ladder: pd.DataFrame) -> None:
+    layout = laid(ladder, "power")
+    weight = slope_weight(layout, WEAK)
+    assert ((0 <= weight) & (weight <= 1)).all()
+    rng = np.random.default_rng(0)
+    noisy = ladder.assign(loss=ladder["loss"] * np.exp(0.3 * rng.standard_normal(len(ladder))))
+    assert slope_weight(laid(noisy, "power"), WEAK).mean() < weight.mean() / 2
+
+
+def test_a_curve_of_one_data_size_has_weight_zero(ladder: pd.DataFrame) -> None:
+    own = (ladder["method"] == "lora") & (ladder["base_model"] == "ladder-0.1m")
+    thin = ladder[~own | (ladder["finetune_examples"] == 600)]
+    layout = laid(thin, "rectified", TWO[:1])
+    single = np.flatnonzero(layout.curve_low == layout.curve_high)
+    assert len(single) == 1
+    assert slope_weight(layout, WEAK)[single] == 0
+    _, belief = simulate_prior(layout, WEAK, 10, 0)
+    assert np.isfinite(belief.mean).all()
+
+
+def test_every_run_its_own_base_model(ladder: pd.DataFrame) -> None:
+    """What a table without the column base_model becomes: one run a curve."""
+    layout = laid(ladder.assign(base_model=ladder["run_id"]), "power")
+    _, belief = simulate_prior(layout, WEAK, 10, 0)
+    assert np.isfinite(belief.mean).all()
+    agree(layout)
+
+
+def test_one_curve_for_each_base_model_makes_one_term(ladder: pd.DataFrame) -> None:
+    """Its effect is the curve's own deviation, in the order of the base models."""
+    runs = ladder[ladder["method"] == "fmt"].copy()
+    names = {"ladder-0.1m": "c", "ladder-0.4m": "a", "ladder-1.2m": "b"}
+    layout = laid(runs.assign(base_model=runs["base_model"].map(names)), "rectified", TWO[:1])
+    assert layout.one_curve_per_base_model
+    draws, belief = simulate_prior(layout, WEAK, 50, 0)
+    assert "base_effect" not in draws and "scatter_level" not in draws
+    own = {name: value[:, layout.curve_cell] for name, value in belief.cell.items()}
+    expected, _ = at_factors(get_law("rectified"), TWO[:1], own, layout.curve_x, np)
+    np.testing.assert_allclose(
+        belief.base[:, layout.curve_base], belief.level - expected, rtol=0, atol=1e-12
+    )
+    assert not laid(ladder, "power").one_curve_per_base_model
