@@ -94,6 +94,7 @@ def simulate(
     noise: float = RUN_NOISE,
     base_effect: float = BASE_MODEL_EFFECT,
     sizes: Sequence[float] | None = None,
+    laws: ByCell = DEROUNDED,
 ) -> pd.DataFrame:
     """Return a run table drawn from the published laws, ``origin`` "simulated" in every row.
 
@@ -108,6 +109,8 @@ def simulate(
         that starts from it, whatever the task and the method.
     sizes : sequence of float, optional
         Model sizes in parameters; by default the paper's.
+    laws : mapping, optional
+        The parameters by task and method.
 
     Returns
     -------
@@ -119,5 +122,5 @@ def simulate(
     effect = base_effect * rng.standard_normal(len(names))
     unit_variance = math.sqrt((DEGREES_OF_FREEDOM - 2) / DEGREES_OF_FREEDOM)
     runs = noise * unit_variance * rng.standard_t(DEGREES_OF_FREEDOM, size=len(frame))
-    loss = published_loss(frame) * np.exp(effect[checkpoint] + runs)
+    loss = published_loss(frame, laws) * np.exp(effect[checkpoint] + runs)
     return read_runs(frame.assign(loss=loss.round(6), status="done", origin="simulated"))
