@@ -111,14 +111,12 @@ Curve = Annotated[str, typer.Option(help="Column that names the base model.")]
 Where = Annotated[str | None, typer.Option(help="Use these runs alone: a condition on columns.")]
 Priors = Annotated[str, typer.Option(help="weak, zhang2024, or a file of priors.")]
 Draws = Annotated[
-    int | None,
-    typer.Option(min=1, help="Draws of each chain.", show_default="by the size of the table"),
+    int | None, typer.Option(help="Draws of each chain.", show_default="by the size of the table")
 ]
 Tune = Annotated[
-    int | None,
-    typer.Option(min=1, help="Steps of each chain before them.", show_default="chosen by the fit"),
+    int | None, typer.Option(help="Steps of each chain before them.", show_default="1000")
 ]
-Chains = Annotated[int, typer.Option(min=1, help="Number of chains.")]
+Chains = Annotated[int | None, typer.Option(help="Number of chains.", show_default="4")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same draws.")]
 Unconverged = Annotated[
     bool, typer.Option("--allow-unconverged", help="Keep a fit that did not converge, marked.")
@@ -174,7 +172,7 @@ def fit(
     priors: Priors = "weak",
     draws: Draws = None,
     tune: Tune = None,
-    chains: Chains = 4,
+    chains: Chains = None,
     seed: Seed = 0,
     allow_unconverged: Unconverged = False,
     quiet: Quiet = False,
@@ -291,16 +289,9 @@ def crossover(
     target = grid(result, options, values or (), methods=False)
     if len(target) != 1:
         raise TargetError("crossover takes one target; give each option a single value.")
-    factors = {name: float(target[name].iloc[0]) for name in result.info["factors"]}
-    answer = result.crossover(
-        a,
-        b,
-        task=target["task"].iloc[0],
-        factors=factors,
-        base_model=base_model,
-        low=low,
-        high=high,
-    )
+    _note_unseen(result, target)
+    place = target.iloc[0].to_dict() | {"base_model": base_model or ""}
+    answer = result.crossover(a, b, low=low, high=high, **place)
     columns = {
         **_target_columns(result),
         "a": "a",
@@ -308,6 +299,7 @@ def crossover(
         "p_none": "P(none)",
         "p_one": "P(one)",
         "p_two": "P(two)",
+        "p_more": "P(more)",
         **{f"first_q{q}": f"first\n{quantile}" for q, quantile in _QUANTILES.items()},
     }
     unit = result.info["data"].replace("_", " ")
@@ -334,7 +326,7 @@ def backtest(
     priors: Priors = "weak",
     draws: Draws = None,
     tune: Tune = None,
-    chains: Chains = 4,
+    chains: Chains = None,
     seed: Seed = 0,
     allow_unconverged: Unconverged = False,
     quiet: Quiet = False,
@@ -375,7 +367,7 @@ def score(
     plot: Plot = None,
 ) -> None:
     """Score forecasts by the runs that were made since."""
-    from tunecast.analysis.tables import check_output, read_table
+    from tunecast.analysis.tables import TableError, check_output, read_table
     from tunecast.analysis.targets import split
     from tunecast.models.scoring import score_table
 
@@ -383,7 +375,10 @@ def score(
     check_output(plot, PICTURE_SUFFIXES)
     table = read_table(forecasts)
     frame = _runs(runs, None)
-    scores = score_table(table, frame, split(by))
+    groups = split(by)
+    if absent := [name for name in groups if name not in table]:
+        raise TableError(f"'{forecasts}' has no column '{absent[0]}' to score by.")
+    scores = score_table(table, frame, groups)
     # A table without the column was not made here, so nothing is known of its convergence.
     if "converged" in table:
         scores["converged"] = bool(table["converged"].all())
@@ -419,7 +414,7 @@ def _fit_options(
     priors: str,
     draws: int | None,
     tune: int | None,
-    chains: int,
+    chains: int | None,
     seed: int,
 ) -> dict[str, Any]:
     """Return the keywords of `tunecast.models.fit`; what was not given keeps its default there."""
@@ -427,21 +422,17 @@ def _fit_options(
 
     given: dict[str, Any] = {
         "law": law,
+        "factors": None if factors is None else split(factors),
         "data": data,
+        "cell": None if cell is None else split(cell),
         "curve": curve,
         "priors": priors,
+        "draws": draws,
+        "tune": tune,
         "chains": chains,
         "seed": seed,
     }
-    if factors is not None:
-        given["factors"] = split(factors)
-    if cell is not None:
-        given["cell"] = split(cell)
-    if draws is not None:
-        given["draws"] = draws
-    if tune is not None:
-        given["tune"] = tune
-    return given
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _shows(quiet: bool) -> bool:
@@ -450,14 +441,11 @@ def _shows(quiet: bool) -> bool:
 
 def _load(path: Path, output: Path | None, plot: Path | None) -> Fit:
     """Return a saved fit, once it is clear that its answer can be written."""
-    from tunecast.analysis.tables import TableError, check_output
+    from tunecast.analysis.tables import check_output
     from tunecast.models import load_fit
 
     check_output(output)
     check_output(plot, PICTURE_SUFFIXES)
-    if not path.is_file():
-        what = "is a folder, not a fit" if path.is_dir() else "does not exist"
-        raise TableError(f"'{path}' {what}.")
     return load_fit(path)
 
 
@@ -489,15 +477,25 @@ def _targets(
     from tunecast.analysis.tables import read_table
     from tunecast.analysis.targets import TargetError, grid
 
-    if at is None:
-        if options["--examples"] is None:
-            raise TargetError("say what to forecast: --at TARGETS.csv, or --examples and the rest.")
-        return grid(result, options, values or (), methods=methods)
     given = [name for name, value in options.items() if value is not None]
     given += ["--set"] if values else []
-    if given:
+    if at is not None and given:
         raise TargetError(f"--at names the targets already; leave {', '.join(given)} out.")
-    return read_table(at)
+    if at is not None:
+        targets = read_table(at)
+    elif options["--examples"] is None:
+        raise TargetError("say what to forecast: --at TARGETS.csv, or --examples and the rest.")
+    else:
+        targets = grid(result, options, values or (), methods=methods)
+    _note_unseen(result, targets)
+    return targets
+
+
+def _note_unseen(result: Fit, targets: pd.DataFrame) -> None:
+    from tunecast.analysis.targets import unseen
+
+    for sentence in unseen(result, targets):
+        typer.echo(f"note: {sentence}", err=True)
 
 
 def _target_columns(result: Fit) -> dict[str, str]:
@@ -545,9 +543,7 @@ def _answer(
     title: str,
     columns: Mapping[str, str],
 ) -> None:
-    from tunecast.analysis.tables import marked
-
-    _put(marked(answer, result), output, title, columns, _marks(result))
+    _put(answer, output, title, columns, _marks(result))
 
 
 def _scores(scores: pd.DataFrame, output: Path | None, plot: Path | None) -> None:

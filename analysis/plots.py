@@ -115,7 +115,7 @@ def plot_forecast(
         ax.plot(x[inside], median[inside], color=colour, linewidth=1.8)
     for method, c in shades.items():
         styles: tuple[tuple[pd.DataFrame | None, dict[str, Any]], ...] = (
-            (context, {"color": c, "s": 9, "alpha": 0.35, "linewidths": 0}),
+            (context, {"color": c, "s": 10, "alpha": 0.55, "linewidths": 0, "zorder": 2.5}),
             (runs, {"color": c, "s": 20, "ec": "white", "linewidths": 0.5, "zorder": 3}),
             (heldout, {"fc": "white", "ec": c, "s": 30, "marker": "D", "zorder": 4}),
         )
@@ -245,7 +245,7 @@ def plot_coverage(ax: Axes, scores: pd.Series) -> Axes:
     Axes
         ``ax``.
     """
-    nominal = np.array([50, 80, 90, 95])
+    nominal = np.array([n for n in (50, 80, 90, 95) if f"cover{n}" in scores])
     observed = np.array([100 * scores[f"cover{n}"] for n in nominal])
     ax.plot([0, 100], [0, 100], color=_GREY, linewidth=1)
     low = np.array([100 * scores[f"cover{n}_low"] for n in nominal])
@@ -611,7 +611,7 @@ def _headed(figure: Figure, finding: str, *, converged: bool, simulated: bool) -
     """Write the finding above the panels, and what must not be missed above it and across each."""
     words = [] if converged else ["NOT CONVERGED"]
     words += ["SIMULATED"] if simulated else []
-    width = int(10.5 * figure.get_figwidth())  # characters of bold 11 point text
+    width = int(11 * figure.get_figwidth())  # characters of bold 11 point text
     lines = [f"{', '.join(words)}"] if words else []
     figure.suptitle(
         "\n".join([*lines, *textwrap.wrap(finding, width)]),

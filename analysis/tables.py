@@ -12,8 +12,6 @@ from tunecast.models.files import write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tunecast.models import Fit
-
 TABLE_SUFFIXES = (".csv", ".parquet")
 SHARES = ("p_", "cover")  # columns of probabilities and shares start so
 LABELS = ("task", "method", "base_model", "family")
@@ -81,15 +79,6 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
         write_atomically(path, lambda temporary: frame.to_csv(temporary, index=False))
 
 
-def marked(frame: pd.DataFrame, fit: Fit) -> pd.DataFrame:
-    """Return an answer of ``fit`` with the columns that say how far to trust it.
-
-    ``converged`` is always there; ``simulated`` only if the fit saw simulated runs, and true then.
-    """
-    frame = frame.assign(converged=fit.diagnostics.converged)
-    return frame.assign(simulated=True) if fit.info["simulated"] else frame
-
-
 def banners(*, converged: bool, simulated: bool, reasons: Sequence[str] = ()) -> list[str]:
     """Return the lines that must stand above an answer: none for a sound one."""
     lines = []
@@ -119,7 +108,8 @@ def show(
         A line above it.
     columns : mapping, optional
         The columns to show and their headings, in order; those that ``frame`` lacks are skipped.
-        By default all of them. A label that all rows share moves into the title.
+        By default all of them. A label that all rows share moves into the title, and
+        a column without values is left out.
     warnings : sequence of str, optional
         From `banners`.
     file : text file, optional
@@ -130,15 +120,10 @@ def show(
     from rich.table import Table
     from rich.text import Text
 
-    shown = {
-        name: text
-        for name, text in (columns or {str(c): str(c) for c in frame}).items()
-        if name in frame
-    }
-    same = (
-        [] if len(frame) < 2 else [c for c in shown if _is_label(frame[c]) and _is_same(frame[c])]
-    )
-    told = [f"{shown[c]} {readable(frame[c].iloc[0])}" for c in same if frame[c].notna().all()]
+    headings = columns or {str(c): str(c) for c in frame}
+    shown = {c: text for c, text in headings.items() if c in frame and not _is_empty(frame[c])}
+    same = [c for c in shown if len(frame) > 1 and _is_label(frame[c]) and _is_same(frame[c])]
+    told = [f"{shown[c]} {readable(frame[c].iloc[0])}" for c in same]
     shown = {name: text for name, text in shown.items() if name not in same}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name, text in shown.items():
@@ -160,6 +145,10 @@ def show(
 
 def _is_label(column: pd.Series) -> bool:
     return column.dtype.kind not in "iuf"
+
+
+def _is_empty(column: pd.Series) -> bool:
+    return bool((column.isna() | (column.astype(str) == "")).all())
 
 
 def _is_same(column: pd.Series) -> bool:

@@ -83,8 +83,6 @@ def _completed(targets: pd.DataFrame, fit: Fit, *, methods: bool) -> pd.DataFram
     task.
     """
     runs, curve = fit.runs, fit.info["curve"]
-    if "task" in targets and (unknown := sorted(set(targets["task"]) - set(runs["task"]))):
-        raise TargetError(f"the fit has no task '{unknown[0]}'; it has: {_listed(runs['task'])}.")
     for name in dict.fromkeys(("task", *fit.info["cell"], *fit.info["factors"])):
         if name in targets or name == "method":
             continue
@@ -99,7 +97,9 @@ def _completed(targets: pd.DataFrame, fit: Fit, *, methods: bool) -> pd.DataFram
                 raise TargetError(f"give {option}; the fit has: {_listed(runs[name])}.")
             targets = targets.assign(**{name: runs[name].iloc[0]})
     if methods and "method" not in targets:
-        targets = targets.merge(runs[["task", "method"]].drop_duplicates(), on="task")
+        known = targets["task"].isin(runs["task"]).all()
+        every = runs[["task", "method"] if known else ["method"]].drop_duplicates()
+        targets = targets.merge(every, on="task") if known else targets.merge(every, how="cross")
     return targets
 
 
@@ -112,6 +112,23 @@ def _only_values(
     if set(asked) - set(rows[key]) or (values.nunique() != 1).any():
         return None
     return dict(values.first())
+
+
+def unseen(fit: Fit, targets: pd.DataFrame) -> list[str]:
+    """Return a sentence for each name among the targets that the fit has not seen.
+
+    They can be forecast, with the width that this takes; but a name may also be mistyped.
+    """
+    said = []
+    for name in dict.fromkeys((*fit.info["cell"], "task", fit.info["curve"])):
+        if name not in targets:
+            continue
+        known = set(fit.runs[name].astype(str))
+        for value in targets[name].dropna().astype(str).unique():
+            if value and value not in known:
+                has = _listed(fit.runs[name])
+                said.append(f"the fit has not seen the {name} '{value}'; it has: {has}.")
+    return said
 
 
 def _listed(column: pd.Series) -> str:
