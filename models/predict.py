@@ -173,11 +173,11 @@ class Predictor:
         fitted = {c.name: c for c in self.layout.columns}
         if column in fitted and level in fitted[column].levels:
             return self.belief.effects[column, name][..., fitted[column].levels.index(level)]
+        if column == "cell" and column not in fitted:
+            return np.zeros(self.size)  # the fit has no interaction; the effects above say it all
         if column not in fitted:
-            seen = {c[self.layout.question.cell.index(column)] for c in self.layout.cells} if (
-                column != "cell"
-            ) else set()  # fmt: skip
-            if level in seen:
+            position = self.layout.question.cell.index(column)
+            if level in {cell[position] for cell in self.layout.cells}:
                 return np.zeros(self.size)  # the one level seen is part of the global mean
         sd = self.belief.effect_sd.get((column, name))
         if sd is None:

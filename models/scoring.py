@@ -121,6 +121,9 @@ def score_table(
     both = left.merge(done[[*keys, "loss"]], on=keys, how="inner")
     if both.empty:
         raise ValueError(f"no run matches a forecast on {', '.join(keys)}")
+    for name in by:
+        if name not in both:
+            raise ValueError(f"the forecast table lacks the column '{name}' to score by")
     y = np.log(both["loss"].to_numpy(float))
     mean, sd = both["loss_mean"].to_numpy(float), both["loss_sd"].to_numpy(float)
     pinball = []
