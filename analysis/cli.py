@@ -290,7 +290,9 @@ def crossover(
     if len(target) != 1:
         raise TargetError("crossover takes one target; give each option a single value.")
     _note_unseen(result, target)
-    place = target.iloc[0].to_dict() | {"base_model": base_model or ""}
+    curve = result.info["curve"]
+    place: dict[str, Any] = {str(c): target[c].iloc[0] for c in target if c != curve}
+    place["base_model"] = base_model or ""
     answer = result.crossover(a, b, low=low, high=high, **place)
     columns = {
         **_target_columns(result),

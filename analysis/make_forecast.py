@@ -44,12 +44,18 @@ def forecast_the_largest(
     runs = read_runs(table, columns=["model_size", "finetune_examples"])
     is_largest = runs["model_size"] == runs["model_size"].max()
     reached = runs[is_largest].reset_index(drop=True)
-    result = fit(runs[~is_largest], seed=seed, allow_unconverged=True, **options)
+    result = fit(
+        runs[~is_largest],
+        seed=seed,
+        progress=sys.stderr.isatty(),
+        allow_unconverged=True,  # what did not converge is shown and marked
+        **options,
+    )
     result.save(out / f"{table}.nc")
 
     targets = reached[["run_id", *TARGET]]  # no base model: the largest is one not seen before
     forecasts = result.forecast(targets).assign(reached=reached["loss"])
-    groups = reached[["task", "method"]]
+    groups = reached[[c for c in ("task", "method") if reached[c].nunique() > 1]]
     scores = score_draws(result.draws(targets).loss, reached["loss"].to_numpy(float), groups)
     best = _compared(result, reached)
     for name, frame in (("forecast", forecasts), ("scores", scores), ("best", best)):

@@ -275,7 +275,7 @@ def test_a_fault_of_ours_keeps_its_traceback(
 ) -> None:
     """Only what tunecast raises itself is put to the user as a fault of the input."""
 
-    def misuse(runs: pd.DataFrame, **options: Any) -> Fit:
+    def misuse(runs: pd.DataFrame, **options: Any) -> object:
         return pd.DataFrame({"a": [1, 2]}).set_axis(["x", "y"], axis=1)  # raises inside pandas
 
     monkeypatch.setattr(tunecast.models, "fit", misuse)
