@@ -211,6 +211,12 @@ def too_narrow(lines: list[dict[str, Any]]) -> bool:
     return min((line["one_row_p"] for line in below), default=1.0) < ALARM / len(lines)
 
 
+def too_wide(lines: list[dict[str, Any]]) -> bool:
+    """Whether one row of each world falls inside its intervals too often for chance."""
+    above = [line for line in lines if line["one_row"] > line["nominal"]]
+    return min((line["one_row_p"] for line in above), default=1.0) < ALARM / len(lines)
+
+
 def brier(p: np.ndarray, winner: np.ndarray) -> np.ndarray:
     """Return the Brier score over the methods, 0 to 2, for p of shape (..., methods)."""
     return ((p - np.eye(len(METHODS))[winner]) ** 2).sum(axis=-1)
@@ -286,6 +292,7 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
         "seconds_per_world": mean_and_error([r["seconds"] for r in records])[0],
         "winners": best,
         "too_narrow": too_narrow(lines),
+        "too_wide": too_wide(lines),
         "control_half_width": {"coverage": control, "too_narrow": too_narrow(control)},
         "control_methods_exchanged": {
             "worse_than_a_third": best["methods_exchanged"]["brier"]
@@ -328,9 +335,12 @@ def main(out: Path, worlds: int, settings: dict[str, Any]) -> None:
     print(table.round(4).to_string())
     scores = pd.DataFrame({k: v for k, v in result["winners"].items() if "brier" in v}).T
     print(scores.round(4).to_string())
-    print(f"converged {result['converged']:.0%} of {worlds}, too narrow: {result['too_narrow']}")
+    print(
+        f"converged {result['converged']:.0%} of {worlds}, too narrow: {result['too_narrow']}, "
+        f"too wide: {result['too_wide']}"
+    )
     if not result["control_half_width"]["too_narrow"]:
-        print("the negative control passed, so these worlds are too few to tell anything")
+        print("half the width is not too narrow: the worlds are too few, or the intervals too wide")
 
 
 if __name__ == "__main__":
