@@ -8,6 +8,7 @@ The heavy imports stand inside the functions, so that ``tunecast --help`` answer
 
 from __future__ import annotations
 
+import dis
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -66,11 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether tunecast raised ``error`` itself, rather than a library that it used badly."""
+    """Whether a ``raise`` of tunecast made ``error``, rather than a library that it used badly."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals["__name__"].startswith("tunecast.")
+    if trace is None or not trace.tb_frame.f_globals["__name__"].startswith("tunecast."):
+        return False
+    # Compiled libraries leave no frame: their errors seem to come from the line that called them.
+    return trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _sentences(error: BaseException) -> list[str]:
