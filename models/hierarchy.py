@@ -268,13 +268,13 @@ def _cells(
         z = draw(f"spread_{column.name}", 0.0, 1.0, ("coordinate",), None)
         for i, name in enumerate(names):
             effect_sd[column.name, name] = rows[name].effect * xp.exp(EFFECT_SPREAD * z[..., i])
-    weight = slope_weight(layout, priors)
+    slopes = slope_weight(layout, priors)
     level = first.index[layout.curve_cell]
     means = _means(
         first.name,
         _levels_of(first.name),
         {n: (roots[n][..., None], effect_sd[first.name, n][..., None]) for n in names},
-        np.bincount(level, weight) / np.bincount(level),
+        np.bincount(level, slopes) / np.bincount(level),
         draw,
         xp,
     )
@@ -283,9 +283,18 @@ def _cells(
         effects[first.name, name] = means[name] - roots[name][..., None]
         cell[name] = means[name][..., first.index]
     for column in others:
+        sd = {name: effect_sd[column.name, name][..., None] for name in names}
+        if column.name == "cell":
+            # Curves pin down a cell, not the sum of effects that makes it: sample the cell.
+            normal = {name: (cell[name], sd[name]) for name in names}
+            weight = np.bincount(layout.curve_cell, slopes) / np.bincount(layout.curve_cell)
+            own = _means("cell", _levels_of("cell"), normal, weight, draw, xp)
+            effects |= {("cell", name): own[name] - cell[name] for name in names}
+            cell = own
+            continue
         z = draw(f"effect_{column.name}", 0.0, 1.0, ("coordinate", _levels_of(column.name)), None)
         for i, name in enumerate(names):
-            effect = effect_sd[column.name, name][..., None] * z[..., i, :]
+            effect = sd[name] * z[..., i, :]
             effects[column.name, name] = effect
             cell[name] = cell[name] + effect[..., column.index]
     return cell, roots, effects, effect_sd

@@ -30,7 +30,7 @@ DIVERGENCE_LIMIT = 0.001
 
 TUNE, CHAINS = 1000, 4
 # Small tables leave more open and mix more slowly, but each draw costs less.
-DRAWS_SMALL, DRAWS_LARGE, SMALL_TABLE = 2000, 1000, 200
+DRAWS_SMALL, DRAWS_LARGE, SMALL_TABLE = 2000, 1500, 200
 TARGET_ACCEPT = 0.95
 KEPT = 4000  # draws that a fit keeps; diagnostics are computed on all
 AUTO = "auto"
