@@ -9,7 +9,6 @@ The heavy imports stand inside the functions, so that ``tunecast --help`` answer
 from __future__ import annotations
 
 import dis
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,10 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except NotConverged as error:
         _say(str(error))
         sys.exit(3)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough; the interpreter must not complain on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except (ValueError, OSError) as error:
         if isinstance(error, ValueError) and not _is_ours(error):
             raise  # a fault of the program must not be blamed on its user
@@ -601,8 +596,6 @@ def _writing(path: Path) -> Iterator[None]:
     """Say in one sentence that ``path`` could not be written and what that leaves."""
     try:
         yield
-    except BrokenPipeError:
-        raise
     except OSError as error:
         reason = error.strerror or str(error).rstrip(".")
         raise OutputError(

@@ -404,6 +404,23 @@ def test_score(tmp_path: Path, tunecast_: Call, saved: Path) -> None:
     refused(tunecast_("score", tmp_path / "targets.csv", tmp_path / "runs.csv"), "loss_q")
 
 
+def test_backtest(
+    tmp_path: Path, tunecast_: Call, monkeypatch: pytest.MonkeyPatch, result: Fit
+) -> None:
+    monkeypatch.setattr("tunecast.models.inference.fit", lambda runs, **options: result)
+    out, picture = tmp_path / "scores.csv", tmp_path / "scores.png"
+    ask = ("backtest", "ladder", "--train", "model_size < 1e6")
+    done = tunecast_(*ask, "--test", "model_size > 1e6", "-o", out, "--plot", picture)
+    assert done.code == 3 and "its scores are marked" in done.err
+    frame = pd.read_csv(out)
+    assert frame["n"][0] == 15 and not frame["converged"].any()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    printed = tunecast_(*ask, "--test", "model_size > 1e6", "--by", "method")
+    assert "NOT CONVERGED" in printed.out and "method=lora" in printed.out
+    refused(tunecast_(*ask, "--test", "model_size > 1e9"), "test expression")
+    refused(tunecast_(*ask, "--test", "loss > 0"), "are in train and in test")
+
+
 # ------------------------------------------------------------------ fitting
 
 
