@@ -22,7 +22,17 @@ from tunecast.models import Fit, fit, read_runs
 from tunecast.models.files import write_atomically
 from tunecast.models.scoring import score_draws
 
-TABLES = ("ladder", "zhang2024-simulated")
+# The simulated runs obey the paper's law in the paper's cells, so that is what is fitted to them;
+# with so little noise they take many draws.
+TABLES: dict[str, dict[str, Any]] = {
+    "ladder": {},
+    "zhang2024-simulated": {
+        "law": "multiplicative",
+        "cell": ("task", "method"),
+        "draws": 2000,
+        "retry": False,
+    },
+}
 TARGET = ["task", "method", "family", "model_size", "finetune_examples"]
 
 
@@ -30,8 +40,8 @@ def main(out: Path = Path("forecasts"), *, seed: int = 0, **options: Any) -> Non
     """Make every forecast; ``options`` go to `tunecast.models.fit`."""
     out.mkdir(parents=True, exist_ok=True)
     numbers = {}
-    for table in TABLES:
-        numbers[table] = forecast_the_largest(table, out, seed=seed, **options)
+    for table, asked in TABLES.items():
+        numbers[table] = forecast_the_largest(table, out, seed=seed, **(asked | options))
     text = json.dumps(numbers, indent=1) + "\n"
     write_atomically(out / "numbers.json", lambda path: path.write_text(text))
     print(f"Tables (.csv), fits (.nc) and pictures (.png) are in {out}/.")
