@@ -69,7 +69,7 @@ def test_coverage_of_a_calibrated_forecast_and_of_a_narrow_one() -> None:
 def test_bands_are_the_exact_binomial_ones() -> None:
     row = score_draws(np.exp(ensemble(np.zeros(40), 0.1)), np.ones(40)).iloc[0]
     for nominal in COVERAGES:
-        low, high = binom.ppf([0.025, 0.975], 40, nominal)
+        low, high = (float(binom.ppf(tail, 40, nominal)) for tail in (0.025, 0.975))
         name = f"cover{round(100 * nominal)}"
         assert (row[f"{name}_low"], row[f"{name}_high"]) == (low / 40, high / 40)
 
