@@ -1,0 +1,78 @@
+"""Writes the parts of README.md that the code knows: figures, columns, files.
+
+python analysis/write_readme.py              (after a change of the code)
+python analysis/write_readme.py forecasts    (also takes over what 'make forecast' found there)
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunecast.models.files import write_atomically
+from tunecast.models.runs import column_table
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+FIGURES = ROOT / "analysis" / "figures"
+# What a run of make_forecast.py leaves for the README, by its name there.
+TAKEN = ("numbers.json", "ladder.png")
+
+
+def main(forecasts: Path | None = None) -> None:
+    """Renew the generated parts of the README, and first their source if one is given."""
+    if forecasts is not None:
+        FIGURES.mkdir(exist_ok=True)
+        for name in TAKEN:
+            shutil.copyfile(forecasts / name, FIGURES / name)
+    text = rendered(README.read_text(encoding="utf-8"))
+    write_atomically(README, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def rendered(readme: str) -> str:
+    """Return the text with every generated part renewed."""
+    numbers = json.loads((FIGURES / "numbers.json").read_text())
+    parts = {"numbers": _numbers(numbers), "columns": column_table(), "files": _files()}
+    for name, text in parts.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, _, rest = readme.partition(start)
+        _, found, after = rest.partition(end)
+        assert found, f"README.md has no part between {start} and {end}"
+        readme = f"{before}{start}\n{text}{end}{after}"
+    return readme
+
+
+def _numbers(numbers: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = [
+        "| table | runs | fitted | forecast | in the 50 % interval | in the 90 % interval "
+        "| median error | converged |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in numbers.items():
+        inside = [f"{found[key]} of {found['forecast']}" for key in ("inside50", "inside90")]
+        lines.append(
+            f"| `{name}` | {found['origin']} | {found['fitted']} | {found['forecast']} "
+            f"| {inside[0]} | {inside[1]} | {found['median_error']:.3f} nats "
+            f"| {'yes' if found['converged'] else 'NO'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _files() -> str:
+    lines = ["```"]
+    for folder in ("training", "models", "analysis"):
+        for path in sorted((ROOT / folder).glob("*.py")):
+            told = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+            told = re.sub(r":\w+:`(?:[\w.]*\.)?(\w+)`", r"\1", told)  # a link where links work
+            lines.append(f"{folder + '/' + path.name:<34}{told}".rstrip())
+    return "\n".join([*lines, "```"]) + "\n"
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
