@@ -30,7 +30,6 @@ TABLES: dict[str, dict[str, Any]] = {
         "law": "multiplicative",
         "cell": ("task", "method"),
         "draws": 2000,
-        "tune": 2000,
         "retry": False,
     },
 }
