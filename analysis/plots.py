@@ -19,7 +19,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from tunecast.models.files import write_atomically
 
@@ -307,6 +307,8 @@ def forecast_figure(
         If the targets would need more than six panels.
     """
     data = fit.info["data"]
+    if "method" not in targets:  # as a forecast allows when the fit has one
+        targets = targets.assign(method=fit.runs["method"].iloc[0])
     panels = list(_panels(fit, targets, heldout))
     figure, axes = _figure(len(panels))
     for ax, panel in zip(axes, panels, strict=True):
@@ -354,8 +356,8 @@ def best_figure(
         last = targets.sort_values(data).tail(1)
         best = fit.compare(last, methods=methods).sort_values("p_best").iloc[-1]
         title = (
-            f"{best['method']} is best at {short(float(last[data].iloc[0]))} "
-            f"{_unit(data)} with probability {percent(best['p_best'])}"
+            f"{_place(last, data, several=len(panels) > 1)}, {best['method']} is best "
+            f"with probability {percent(best['p_best'])}"
         )
     return _finished(figure, fit, title)
 
@@ -473,13 +475,24 @@ def _finding(fit: Fit, targets: pd.DataFrame, heldout: pd.DataFrame | None) -> s
         loss = heldout["loss"].to_numpy(float)
         inside = (loss >= band["loss_q05"].to_numpy()) & (loss <= band["loss_q95"].to_numpy())
         return f"{inside.sum()} of {len(loss)} held-out runs lie in the 90 % intervals"
-    furthest = targets[targets[data] == targets[data].max()]
-    answer = fit.forecast(furthest).sort_values("loss_q50").iloc[0]
+    # Every method of the targets at the furthest of them: a lowest one needs all to be asked.
+    furthest = targets.loc[[targets[data].idxmax()]].drop(columns="method")
+    methods = targets[["method"]].drop_duplicates()
+    best = fit.forecast(furthest.merge(methods, how="cross")).sort_values("loss_q50").head(1)
+    answer = best.iloc[0]
+    several = "task" in targets and targets["task"].nunique() > 1
+    what = "has the lowest median" if len(methods) > 1 else "has the median"
     return (
-        f"At {short(float(answer[data]))} {_unit(data)} the lowest median is {answer['method']}'s: "
+        f"{_place(best, data, several=several)}, {answer['method']} {what}: "
         f"{answer['loss_q50']:.3g} nats (90 %: {answer['loss_q05']:.3g} to "
         f"{answer['loss_q95']:.3g})"
     )
+
+
+def _place(target: pd.DataFrame, data: str, *, several: bool) -> str:
+    row = target.iloc[0]
+    whose = f" of {row['task']}" if several and "task" in target else ""
+    return f"At {short(float(row[data]))} {_unit(data)}{whose}"
 
 
 def _unit(data: str) -> str:
@@ -515,8 +528,10 @@ def _loss_axis(ax: Axes, curves: pd.DataFrame, points: pd.DataFrame) -> None:
     low, high = max(drawn[0], low - room), min(drawn[1], high + room)
     if high / low > 2:
         ax.set_yscale("log")
-        for set_formatter in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-            set_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
+        # Round losses, for there are too few powers of ten among them.
+        ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda loss, _: f"{loss:g}"))
+        ax.yaxis.set_minor_locator(NullLocator())
         ax.set_ylim(low / (high / low) ** 0.04, high * (high / low) ** 0.04)
     else:
         ax.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))

@@ -149,6 +149,22 @@ def test_only_what_lies_beyond_the_data_is_shaded(
     drawn(figure)
 
 
+def test_the_lowest_of_all_methods_is_found_where_one_alone_was_asked(
+    trained: pd.DataFrame, heldout: pd.DataFrame
+) -> None:
+    """The targets at the largest data size are all FMT's, which is not the best there."""
+    furthest = heldout["finetune_examples"] == 4_500_000
+    assert set(heldout.loc[furthest, "method"]) == {"fmt"}
+    everywhere = heldout[TARGET].head(1).drop(columns=["method", "finetune_examples"])
+    grid = everywhere.merge(pd.DataFrame({"method": ["fmt", "lora", "prompt"]}), how="cross")
+    loss = published_loss(grid.assign(finetune_examples=4.5e6))
+    best = grid["method"][int(loss.argmin())]
+    assert best != "fmt"
+    figure = plots.forecast_figure(fake(trained), heldout[TARGET])
+    said = words(figure).replace("\n", " ")
+    assert f"At 4.5M examples, {best} has the lowest median: {loss.min():.3g} nats" in said
+
+
 def test_a_figure_of_what_did_not_converge_says_so(
     trained: pd.DataFrame, heldout: pd.DataFrame
 ) -> None:
@@ -169,7 +185,7 @@ def test_the_shares_of_the_best_add_to_one(trained: pd.DataFrame, heldout: pd.Da
         np.asarray(path.vertices)[:, 1].max() for c in ax.collections for path in c.get_paths()
     )
     assert top == pytest.approx(1)
-    assert "is best at 4.5M examples with probability" in words(figure)
+    assert "At 4.5M examples, lora is best with probability" in words(figure).replace("\n", " ")
     drawn(figure)
     two = plots.best_figure(fake(trained), targets, methods=["fmt", "lora"])
     assert "prompt" not in words(two)
