@@ -250,7 +250,8 @@ class Fit:
             }
         )
         tree.attrs["tunecast_format"] = FORMAT
-        tree.to_netcdf(path, engine="h5netcdf")
+        # In memory first: HDF5 that meets a full disk half-way can end the whole process.
+        path.write_bytes(bytes(tree.to_netcdf(engine="h5netcdf")))
 
 
 def load_fit(path: str | Path) -> Fit:

@@ -469,11 +469,6 @@ def disk_full_after(num_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Fit._write lets HDF5 write to the disk: on a full one it raises RuntimeError and the "
-    "process dies of a segmentation fault; write_bytes of to_netcdf() without a path would not",
-)
 def test_a_full_disk_keeps_the_old_fit(tmp_path: Path, saved: Path) -> None:
     """In a process of its own: what a failed write leaves behind may end it later."""
     path = tmp_path / "fit.nc"
