@@ -14,7 +14,7 @@ import pandas as pd
 
 from tunecast.models.fits import Diagnostics, Fit, Member, UnconvergedError
 from tunecast.models.hierarchy import build
-from tunecast.models.laws import LAWS, get_law
+from tunecast.models.laws import get_law
 from tunecast.models.layout import FitError, Layout, Question, lay_out
 from tunecast.models.priors import get_priors
 from tunecast.models.runs import describe, digest, read_runs
@@ -338,11 +338,6 @@ def _thinned(posterior: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         name: np.ascontiguousarray(v[:, ::step].reshape(-1, *v.shape[2:]))
         for name, v in posterior.items()
     }
-
-
-def laws_for_auto() -> tuple[str, ...]:
-    """Return the laws that ``auto`` weighs."""
-    return tuple(LAWS)
 
 
 def worst(all_diagnostics: Sequence[Diagnostics]) -> Diagnostics:

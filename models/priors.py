@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tunecast.models.published import PRINTED
+
 COORDINATES = ("level", "share", "rate", "alpha", "onset", "split")
 
 
@@ -74,10 +76,6 @@ WEAK: PriorTable = {
     "drift_curve": Prior(math.log(0.005), 0.5, _NONE, _NONE, "log slope drift per doubling, curve"),
 }
 
-# Published exponents of model size and data size: nine cells of arXiv:2402.17193, Table 4.
-_ALPHA_M = (0.52, 0.4, 0.36, 0.34, 0.33, 0.31, 0.24, 0.1, 0.11)
-_BETA = (0.15, 0.051, 0.081, 0.14, 0.015, 0.025, 0.087, 0.025, 0.03)
-
 
 def _moments(values: tuple[float, ...]) -> tuple[float, float]:
     mean = sum(values) / len(values)
@@ -86,9 +84,9 @@ def _moments(values: tuple[float, ...]) -> tuple[float, float]:
 
 def _informed_by_zhang() -> PriorTable:
     """Centre alpha and log beta on the published cells; their spread becomes the cells' spread."""
-    alpha, alpha_sd = _moments(_ALPHA_M)
-    rate, rate_sd = _moments(tuple(math.log(b) for b in _BETA))
-    cells = math.sqrt(len(_BETA))
+    alpha, alpha_sd = _moments(tuple(row.alpha_m for row in PRINTED.values()))
+    rate, rate_sd = _moments(tuple(math.log(row.beta) for row in PRINTED.values()))
+    cells = math.sqrt(len(PRINTED))
     return {
         **WEAK,
         # The global mean is known as well as nine cells can tell it, doubled for other set-ups.

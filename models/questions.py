@@ -198,8 +198,8 @@ def crossover(
     base = base.rename(columns={"base_model": fit.question.curve})
     both = pd.concat([base.assign(method=a), base.assign(method=b)], ignore_index=True)
     draws = fit.draws(both, seed=seed).expected
-    count, first = crossings(np.log(grid), draws[:, :points] - draws[:, points:])
     gap = draws[:, :points] - draws[:, points:]
+    count, first = crossings(np.log(grid), gap)
     row: dict[str, Any] = {"task": task, "a": a, "b": b, **factors, "base_model": base_model}
     row |= {
         "p_none": float((count == 0).mean()),

@@ -16,6 +16,7 @@ import pandas as pd
 
 from tunecast.models.fits import Diagnostics, Member
 from tunecast.models.hierarchy import replay
+from tunecast.models.laws import LAWS
 from tunecast.models.layout import FitError, lay_out
 from tunecast.models.predict import Predictor, check_targets
 from tunecast.models.priors import PriorTable
@@ -72,9 +73,9 @@ def stacked(
     FitError
         When no cell has four data sizes, so that nothing can be set aside.
     """
-    from tunecast.models.inference import laws_for_auto, question_of, sample, worst
+    from tunecast.models.inference import question_of, sample, worst
 
-    questions = {law: question_of(runs, law=law, **ask) for law in laws_for_auto()}
+    questions = {law: question_of(runs, law=law, **ask) for law in LAWS}
     first = next(iter(questions.values()))
     future = split_future(runs, first.cell, first.data)
     if not future.any():
