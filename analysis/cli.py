@@ -109,9 +109,7 @@ Cell = Annotated[
 Curve = Annotated[str, typer.Option(help="Column that names the base model.")]
 Where = Annotated[str | None, typer.Option(help="Use these runs alone: a condition on columns.")]
 Priors = Annotated[str, typer.Option(help="weak, zhang2024, or a file of priors.")]
-Draws = Annotated[
-    int | None, typer.Option(help="Draws of each chain.", show_default="by the size of the table")
-]
+Draws = Annotated[int | None, typer.Option(help="Draws of each chain.", show_default="2000")]
 Tune = Annotated[
     int | None, typer.Option(help="Steps of each chain before them.", show_default="1000")
 ]

@@ -22,7 +22,7 @@ from tunecast.models.priors import BASE_EFFECT_DF, EFFECT_SPREAD, WEAK
 
 # Mean, standard deviation of it, sd between levels of a cell column, sd of curves around a cell.
 PRIORS = {
-    "log_A": (0.7, 1.0, 0.3, 0.05),
+    "log_A": (0.7, 1.0, 0.3, WEAK["level"].scatter),
     "log_beta": (math.log(0.1), 1.2, 1.0, 0.2),
     "log_E": (-0.6, 1.5, 0.5, 0.3),
     "log_D_l": (-6.0, 5.0, 2.0, 1.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,40 @@ def append(path: Path, record: dict[str, Any]) -> None:
     """Add one repetition to the file."""
     with path.open("a") as stream:
         stream.write(json.dumps(record) + "\n")
+
+
+def repeat[T](
+    path: Path,
+    numbers: int,
+    settings: dict[str, Any],
+    prepare: Callable[[], T],
+    once: Callable[[int, T, dict[str, Any]], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Return repetitions 0 to ``numbers - 1``, making those that the file lacks.
+
+    Parameters
+    ----------
+    prepare : callable
+        Makes what all repetitions share; not called when nothing is missing.
+    once : callable
+        ``once(number, shared, settings)`` makes one record, with ``number``, ``diagnostics`` and
+        ``seconds`` among its keys.
+    """
+    done = kept(path, settings, "number")
+    missing = [i for i in range(numbers) if i not in done]
+    shared = prepare() if missing else None
+    for number in missing:
+        assert shared is not None
+        record = once(number, shared, settings)
+        append(path, record)
+        done[number] = record
+        d = record["diagnostics"]
+        print(
+            f"{path.stem} {number:3}  R-hat {d['rhat_max']:.3f}  ESS {d['ess_bulk_min']:.0f}  "
+            f"divergences {d['divergences']}  {record['seconds']:.0f} s",
+            flush=True,
+        )
+    return [done[i] for i in range(numbers)]
 
 
 def save(path: Path, body: dict[str, Any]) -> None:

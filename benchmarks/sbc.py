@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from resume import append, kept, save
+from resume import repeat, save
 from scipy.stats import chi2, norm
 from scipy.stats import t as student_t
 
@@ -129,7 +129,7 @@ def simulation(number: int, compiled: Compiled, settings: dict[str, Any]) -> dic
         compiled=compiled,
         retry=False,
         seed=int(rng.integers(2**31)),
-        **{name: settings[name] for name in ("draws", "tune", "chains")},
+        **{name: settings[name] for name in ("draws", "tune", "chains", "target_accept")},
     )
     seconds = time.perf_counter() - started
     # Evenly spaced over all chains: as nearly independent as so many draws can be.
@@ -143,7 +143,7 @@ def simulation(number: int, compiled: Compiled, settings: dict[str, Any]) -> dic
         near = values.mean() + SHRINK * (values - values.mean())
         shrunk[name] = int((near < truth[name][0]).sum())
     return {
-        "simulation": number,
+        "number": number,
         "ranks": ranks,
         "ranks_shrunk": shrunk,
         "converged": diagnostics.converged,
@@ -182,22 +182,8 @@ def fails(table: pd.DataFrame) -> bool:
 
 
 def run(path: Path, simulations: int, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the records of simulations 0 to n - 1, making those that the file lacks."""
-    done = kept(path, settings, "simulation")
-    missing = [i for i in range(simulations) if i not in done]
-    if missing:
-        compiled = reference(settings["law"])
-        for number in missing:
-            record = simulation(number, compiled, settings)
-            append(path, record)
-            done[number] = record
-            d = record["diagnostics"]
-            print(
-                f"simulation {number:3}  R-hat {d['rhat_max']:.3f}  ESS {d['ess_bulk_min']:.0f}  "
-                f"divergences {d['divergences']}  {record['seconds']:.0f} s",
-                flush=True,
-            )
-    return [done[i] for i in range(simulations)]
+    """Return the records of all simulations, making those that the file lacks."""
+    return repeat(path, simulations, settings, lambda: reference(settings["law"]), simulation)
 
 
 def main(out: Path, simulations: int, settings: dict[str, Any]) -> None:
@@ -231,6 +217,7 @@ if __name__ == "__main__":
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--tune", type=int, default=800)
     parser.add_argument("--chains", type=int, default=4)
+    parser.add_argument("--target-accept", type=float, default=0.95)
     parser.add_argument("--seed", type=int, default=SEED)
     given = vars(parser.parse_args())
     main(given.pop("out"), given.pop("simulations"), given)

@@ -3,7 +3,7 @@
     python benchmarks/worlds.py --worlds 200 --out benchmarks/results/worlds.json
 
 Each world draws the parameters of the published laws anew within their rounding (Zhang et al. 2024,
-Table 4), then the effect of each checkpoint and the noise of each run, on the published design. The
+Table 4), then the effects of checkpoints and curves and the noise of runs, on its design. The
 runs of 1B to 8B are fitted; those of 16B, a checkpoint that no fit has seen, are forecast. A world
 depends on (seed, number) alone. Each is one line of a JSONL file beside OUT, so a killed run goes
 on where it stopped.
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from resume import append, kept, mean_and_error, save
+from resume import mean_and_error, repeat, save
 from scipy.stats import binom
 
 from tunecast.models.fits import Fit, Member
@@ -39,7 +39,13 @@ from tunecast.models.priors import WEAK
 from tunecast.models.published import LANGUAGE_MODEL, PRINTED, ByCell, Row
 from tunecast.models.questions import compare
 from tunecast.models.scoring import BAND, COVERAGES, crps
-from tunecast.models.simulate import BASE_MODEL_EFFECT, RUN_NOISE, published_loss, simulate
+from tunecast.models.simulate import (
+    BASE_MODEL_EFFECT,
+    CURVE_EFFECT,
+    RUN_NOISE,
+    published_loss,
+    simulate,
+)
 
 HELD_OUT = 16e9
 TASKS = tuple(LANGUAGE_MODEL)
@@ -92,13 +98,16 @@ def contests() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def true_losses(laws: ByCell) -> np.ndarray:
-    """Return expected log losses, shape (contests, methods).
-
-    The effect of the checkpoint is left out: it shifts all methods alike.
-    """
-    losses = [published_loss(contests().assign(method=m), laws) for m in METHODS]
-    return np.log(losses).T
+def true_losses(laws: ByCell, test: pd.DataFrame) -> np.ndarray:
+    """Return expected log losses, shape (contests, methods), effects of the 16B curves included."""
+    effect = np.log(test["expected_loss"] / published_loss(test, laws))
+    by_curve = effect.groupby([test["task"], test["method"]]).mean()
+    losses = [
+        np.log(published_loss(contests().assign(method=m), laws))
+        + by_curve.reindex([(task, m) for task in contests()["task"]]).to_numpy()
+        for m in METHODS
+    ]
+    return np.array(losses).T
 
 
 def point_winners(train: pd.DataFrame) -> np.ndarray:
@@ -129,8 +138,12 @@ def world(number: int, compiled: Compiled, settings: dict[str, Any]) -> dict[str
     rng = np.random.default_rng([settings["seed"], number])
     laws = laws_of_a_world(rng)
     runs = simulate(
-        rng, noise=settings["noise"], base_effect=settings["base_effect"], laws=laws
-    )  # fmt: skip
+        rng,
+        noise=settings["noise"],
+        base_effect=settings["base_effect"],
+        curve_effect=settings["curve_effect"],
+        laws=laws,
+    )
     train, test = split(runs)
     layout = compiled.layout.with_losses(train["loss"].to_numpy())
     started = time.perf_counter()
@@ -140,7 +153,7 @@ def world(number: int, compiled: Compiled, settings: dict[str, Any]) -> dict[str
         compiled=compiled,
         retry=False,
         seed=int(rng.integers(2**31)),
-        **{name: settings[name] for name in ("draws", "tune", "chains")},
+        **{name: settings[name] for name in ("draws", "tune", "chains", "target_accept")},
     )
     seconds = time.perf_counter() - started
     member = Member(layout, compiled.priors, posterior, 1.0)
@@ -149,10 +162,10 @@ def world(number: int, compiled: Compiled, settings: dict[str, Any]) -> dict[str
     y = np.log(test["loss"].to_numpy(float))
     table = compare(fit, contests())
     p_best = table["p_best"].to_numpy().reshape(-1, len(METHODS))
-    truth = true_losses(laws)
+    truth = true_losses(laws, test)
     assert tuple(table["method"][: len(METHODS)]) == METHODS
     return {
-        "world": number,
+        "number": number,
         "hits": hits(x, y),
         "hits_shrunk": hits(np.median(x, axis=0) + SHRINK * (x - np.median(x, axis=0)), y),
         "crps": float(crps(x, y).mean()),
@@ -185,7 +198,7 @@ def coverage(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
         by_world = np.array([r[kind][f"{nominal:g}"] for r in records])  # (worlds, rows)
         mean, error = mean_and_error(by_world.mean(axis=1))
         # Row i of world i, spread over the table: independent from world to world.
-        rows = [(7 * r["world"]) % by_world.shape[1] for r in records]
+        rows = [(7 * r["number"]) % by_world.shape[1] for r in records]
         count = int(by_world[np.arange(n), rows].sum())
         tails = (binom.cdf(count, n, nominal), binom.sf(count - 1, n, nominal))
         low, high = binom.interval(BAND, n, nominal)
@@ -306,23 +319,8 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def run(path: Path, worlds: int, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the records of worlds 0 to ``worlds - 1``, making those that the file lacks."""
-    done = kept(path, settings, "world")
-    missing = [i for i in range(worlds) if i not in done]
-    if missing:
-        compiled = reference(settings["law"])
-        for number in missing:
-            record = world(number, compiled, settings)
-            append(path, record)
-            done[number] = record
-            d = record["diagnostics"]
-            print(
-                f"world {number:3}  cover90 {np.mean(record['hits']['0.9']):.2f}  "
-                f"CRPS {record['crps']:.4f}  R-hat {d['rhat_max']:.3f}  "
-                f"ESS {d['ess_bulk_min']:.0f}  {record['seconds']:.0f} s",
-                flush=True,
-            )
-    return [done[i] for i in range(worlds)]
+    """Return the records of all worlds, making those that the file lacks."""
+    return repeat(path, worlds, settings, lambda: reference(settings["law"]), world)
 
 
 def main(out: Path, worlds: int, settings: dict[str, Any]) -> None:
@@ -348,11 +346,13 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/worlds.json"))
     parser.add_argument("--worlds", type=int, default=200)
     parser.add_argument("--law", default="multiplicative", help="the law fitted; the truth's too")
-    parser.add_argument("--draws", type=int, default=500)
-    parser.add_argument("--tune", type=int, default=600)
-    parser.add_argument("--chains", type=int, default=4)
+    parser.add_argument("--draws", type=int, default=400)
+    parser.add_argument("--tune", type=int, default=400)
+    parser.add_argument("--chains", type=int, default=2)
+    parser.add_argument("--target-accept", type=float, default=0.9)
     parser.add_argument("--noise", type=float, default=RUN_NOISE)
     parser.add_argument("--base-effect", type=float, default=BASE_MODEL_EFFECT)
+    parser.add_argument("--curve-effect", type=float, default=CURVE_EFFECT)
     parser.add_argument("--seed", type=int, default=SEED)
     given = vars(parser.parse_args())
     main(given.pop("out"), given.pop("worlds"), given)

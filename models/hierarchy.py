@@ -21,6 +21,7 @@ Geometry decides how fast this samples. Three devices, each exact:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -338,14 +339,33 @@ def _partly_centred(
 def slope_weight(layout: Layout, priors: PriorTable) -> np.ndarray:
     """Return, for each curve, how far its own runs determine its slope, 0 to 1.
 
-    Least squares gives the standard error of the log slope; at the prior scatter of the rate the
-    weight is one half. It steers the sampler's coordinates alone, not the model.
+    Least squares gives the standard error of the log slope; where it equals the scatter of curves
+    around their cell the weight is one half. The scatter is what the slopes show beyond their
+    errors, within limits around the prior's. It steers the sampler's coordinates alone, not the
+    model.
     """
     slope, error = layout.slope, layout.slope_error
     known = np.isfinite(error)  # a curve of one data size says nothing of its slope: weight 0
     finite = np.where(known, error, 1.0)
     relative = finite / np.maximum(-slope, finite / 10 + 1e-12)
-    return np.where(known, 1 / (1 + (relative / priors["rate"].scatter) ** 4), 0.0)
+    usual = priors["rate"].scatter
+    measured = known & (relative < usual)
+    scatter = np.clip(_excess_scatter(layout, relative, measured, usual), usual / 8, usual)
+    return np.where(known, 1 / (1 + (relative / scatter) ** 4), 0.0)
+
+
+def _excess_scatter(
+    layout: Layout, relative: np.ndarray, measured: np.ndarray, otherwise: float
+) -> float:
+    """Return the standard deviation of log slopes around their cells beyond their errors."""
+    cells, at = np.unique(layout.curve_cell[measured], return_inverse=True)
+    freedom = len(at) - len(cells)
+    if freedom < 3:
+        return otherwise
+    log_slope = np.log(-layout.slope[measured])
+    mean = np.bincount(at, log_slope) / np.bincount(at)
+    between = float(((log_slope - mean[at]) ** 2).sum()) / freedom
+    return math.sqrt(max(between - float((relative[measured] ** 2).mean()), 0.0))
 
 
 def _levels(

@@ -28,9 +28,7 @@ BFMI_LIMIT = 0.3
 # that the sampler cannot enter.
 DIVERGENCE_LIMIT = 0.001
 
-TUNE, CHAINS = 1000, 4
-# Small tables leave more open and mix more slowly, but each draw costs less.
-DRAWS_SMALL, DRAWS_LARGE, SMALL_TABLE = 2000, 1500, 200
+DRAWS, TUNE, CHAINS = 2000, 1000, 4
 TARGET_ACCEPT = 0.95
 KEPT = 4000  # draws that a fit keeps; diagnostics are computed on all
 AUTO = "auto"
@@ -69,7 +67,7 @@ def fit(
     cell: Sequence[str] | None = None,
     curve: str = "base_model",
     priors: str | Path = "weak",
-    draws: int | None = None,
+    draws: int = DRAWS,
     tune: int = TUNE,
     chains: int = CHAINS,
     seed: int = 0,
@@ -90,7 +88,7 @@ def fit(
     priors : str or path
         ``weak``, ``zhang2024`` or a CSV file.
     draws, tune, chains, seed : int
-        Of the sampler, for each chain; draws by the size of the table unless given.
+        Of the sampler, for each chain.
     progress : bool
         Whether to show a progress bar.
     allow_unconverged : bool
@@ -107,9 +105,7 @@ def fit(
     """
     if law != AUTO:
         get_law(law)
-    if draws is not None:
-        _check_sampler(draws=draws)
-    _check_sampler(tune=tune, chains=chains)
+    _check_sampler(draws=draws, tune=tune, chains=chains)
     table = get_priors(priors)
     names = tuple(factors) if factors is not None else ()
     if factors is None and law != "power":
@@ -117,8 +113,6 @@ def fit(
     labels = [curve, *(cell or ())]
     frame = read_runs(runs, columns=(*names, data), labels=labels)
     used, counts = usable(frame, data, names)
-    if draws is None:
-        draws = DRAWS_SMALL if len(used) <= SMALL_TABLE else DRAWS_LARGE
     options = {"draws": draws, "tune": tune, "chains": chains, "seed": seed}
     ask = {"factors": factors, "data": data, "cell": cell, "curve": curve}
     if law == AUTO:
@@ -186,13 +180,14 @@ def sample(
     layout: Layout,
     priors: Any,
     *,
-    draws: int = DRAWS_SMALL,
+    draws: int = DRAWS,
     tune: int = TUNE,
     chains: int = CHAINS,
     seed: int = 0,
     progress: bool = False,
     retry: bool = True,
     compiled: Any = None,
+    target_accept: float = TARGET_ACCEPT,
 ) -> tuple[dict[str, np.ndarray], Diagnostics]:
     """Return posterior draws of every unknown (at most `KEPT`, chains mixed) and diagnostics.
 
@@ -215,7 +210,7 @@ def sample(
             "(Layout.with_losses)"
         )
     posterior, diagnostics = _sample_once(
-        compiled.model, layout, draws, tune, chains, seed, TARGET_ACCEPT, progress
+        compiled.model, layout, draws, tune, chains, seed, target_accept, progress
     )
     if retry and not diagnostics.converged:
         again = _sample_once(
@@ -291,10 +286,15 @@ def _sample_once(
             import nutpie
 
             compiled = compiled.with_data(observed_log_loss=layout.log_loss)
-            trace = nutpie.sample(
+            sampler = nutpie.sample(
                 compiled, draws=draws, tune=tune, chains=chains, seed=seed, target_accept=accept,
-                progress_bar=progress,
+                progress_bar=progress, blocking=False,
             )  # fmt: skip
+            try:
+                trace = sampler.wait()
+            except BaseException:  # nutpie itself would answer Ctrl-C with the draws it has
+                sampler.cancel()
+                raise
     posterior = trace["posterior"].to_dataset()
     names = [str(v) for v in posterior.data_vars if not str(v).endswith("__")]
     values = {name: np.asarray(posterior[name]) for name in names}

@@ -43,7 +43,8 @@ def test_intervals_at_16b_cover_and_p_best_beats_a_third(benchmark: Any, tmp_pat
     fewer: true coverage of 0.5 is found nine times in ten.
     """
     worlds = benchmark("worlds")
-    settings = SAMPLER | {"law": "multiplicative", "noise": 0.005, "base_effect": 0.01}
+    settings = SAMPLER | {"law": "multiplicative", "target_accept": 0.9}
+    settings |= {"noise": 0.005, "base_effect": 0.0065, "curve_effect": 0.0065}
     records = worlds.run(tmp_path / "worlds.jsonl", WORLDS, settings)
     result = worlds.summarise(records)
     assert not result["too_narrow"]
@@ -61,7 +62,8 @@ def test_intervals_at_16b_cover_and_p_best_beats_a_third(benchmark: Any, tmp_pat
 def test_ranks_of_prior_draws_are_uniform(benchmark: Any, tmp_path: Path) -> None:
     """40 simulations: gross faults only; draws of 0.7 of the right spread are one."""
     sbc = benchmark("sbc")
-    records = sbc.run(tmp_path / "sbc.jsonl", SIMULATIONS, SAMPLER | {"law": "rectified"})
+    settings = SAMPLER | {"law": "rectified", "target_accept": 0.95}
+    records = sbc.run(tmp_path / "sbc.jsonl", SIMULATIONS, settings)
     assert not sbc.fails(sbc.uniformity(records, "ranks"))
     assert sbc.fails(sbc.uniformity(records, "ranks_shrunk"))
 
@@ -104,7 +106,7 @@ def test_a_perfect_forecaster_is_not_too_narrow_and_half_its_width_is(benchmark:
         x = rng.standard_normal((500, 1)) + np.zeros(94)
         y = rng.standard_normal() + np.zeros(94)
         pair = {"hits": worlds.hits(x, y), "hits_shrunk": worlds.hits(worlds.SHRINK * x, y)}
-        records.append({"world": number} | pair)
+        records.append({"number": number} | pair)
     lines = worlds.coverage(records, "hits")
     assert not worlds.too_narrow(lines)
     assert worlds.too_narrow(worlds.coverage(records, "hits_shrunk"))

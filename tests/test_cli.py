@@ -521,22 +521,7 @@ def test_an_interrupt_leaves_nothing_half_written(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "seconds",
-    [
-        1,
-        5,
-        pytest.param(
-            40,
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="nutpie answers an interrupt with the draws it has, and "
-                "inference._sample_once goes on with them: it has to sample with blocking=False, "
-                "wait(), and on KeyboardInterrupt abort() and raise",
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("seconds", [1, 5, 40])
 def test_ctrl_c_while_it_samples(tmp_path: Path, seconds: int) -> None:
     """A real interrupt, sent to a real process while it starts, compiles or samples."""
     path = tmp_path / "fit.nc"

@@ -21,6 +21,7 @@ from tunecast.models.published import (
 from tunecast.models.runs import embedded_tables, read_runs, warn_about
 from tunecast.models.simulate import (
     BASE_MODEL_EFFECT,
+    CURVE_EFFECT,
     DEGREES_OF_FREEDOM,
     RUN_NOISE,
     published_loss,
@@ -103,14 +104,14 @@ def test_the_design_is_that_of_the_paper() -> None:
 
 
 def test_without_noise_the_losses_are_the_law() -> None:
-    frame = simulate(np.random.default_rng(0), noise=0, base_effect=0)
+    frame = simulate(np.random.default_rng(0), noise=0, base_effect=0, curve_effect=0)
     np.testing.assert_allclose(frame["loss"], published_loss(frame), atol=0.5000001e-6)
 
 
 def test_the_noise_is_what_it_says() -> None:
     """Bands from exact laws at alpha 1e-6 for a fixed seed, each with a wrong scale as control."""
     rng = np.random.default_rng(1)
-    no_effect = simulate(rng, base_effect=0)
+    no_effect = simulate(rng, base_effect=0, curve_effect=0)
     noise = np.log(no_effect["loss"] / published_loss(no_effect))
     student = stats.t(DEGREES_OF_FREEDOM, scale=RUN_NOISE * math.sqrt(3 / 5))
     assert student.std() == pytest.approx(RUN_NOISE)
@@ -118,12 +119,30 @@ def test_the_noise_is_what_it_says() -> None:
     assert stats.kstest(noise, stats.t(5, scale=1.5 * RUN_NOISE).cdf).pvalue < 1e-6
 
     sizes = tuple(np.linspace(1e9, 2e9, 100))
-    no_noise = simulate(rng, noise=0, sizes=sizes)
+    no_noise = simulate(rng, noise=0, curve_effect=0, sizes=sizes)
     effects = np.log(no_noise["loss"] / published_loss(no_noise)).groupby(no_noise["base_model"])
     assert effects.std().max() < 1e-6, "shared by every task and method of the checkpoint"
     assert effects.ngroups == 200
     assert stats.kstest(effects.first(), stats.norm(0, BASE_MODEL_EFFECT).cdf).pvalue > 1e-6
     assert stats.kstest(effects.first(), stats.norm(0, 2 * BASE_MODEL_EFFECT).cdf).pvalue < 1e-3
+
+    curves = simulate(rng, noise=0, base_effect=0, sizes=sizes)
+    effects = np.log(curves["loss"] / published_loss(curves)).groupby(
+        [curves["task"], curves["method"], curves["base_model"]]
+    )
+    assert effects.std().max() < 1e-5, "shared by every data size of the curve"
+    assert effects.ngroups == 900
+    assert stats.kstest(effects.first(), stats.norm(0, CURVE_EFFECT).cdf).pvalue > 1e-6
+    assert stats.kstest(effects.first(), stats.norm(0, 2 * CURVE_EFFECT).cdf).pvalue < 1e-3
+
+
+def test_expected_losses_are_the_losses_before_the_noise_of_the_run() -> None:
+    frame = simulate(np.random.default_rng(2))
+    noise = np.log(frame["loss"] / frame["expected_loss"])
+    student = stats.t(DEGREES_OF_FREEDOM, scale=RUN_NOISE * math.sqrt(3 / 5))
+    assert stats.kstest(noise, student.cdf).pvalue > 1e-6
+    quiet = simulate(np.random.default_rng(2), noise=0)
+    np.testing.assert_array_equal(quiet["loss"], quiet["expected_loss"])
 
 
 def test_the_embedded_table_is_what_the_script_draws(tmp_path: Path) -> None:
