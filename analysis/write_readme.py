@@ -21,6 +21,7 @@ from tunecast.models.runs import column_table
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 FIGURES = ROOT / "analysis" / "figures"
+RESULTS = ROOT / "benchmarks" / "results"
 # What a run of make_forecast.py leaves for the README, by its name there.
 TAKEN = ("numbers.json", "ladder.png")
 
@@ -38,7 +39,13 @@ def main(forecasts: Path | None = None) -> None:
 def rendered(readme: str) -> str:
     """Return the text with every generated part renewed."""
     numbers = json.loads((FIGURES / "numbers.json").read_text())
-    parts = {"numbers": _numbers(numbers), "columns": column_table(), "files": _files()}
+    parts = {
+        "numbers": _numbers(numbers),
+        "columns": column_table(),
+        "backtest": _backtest(json.loads((RESULTS / "backtest.json").read_text())),
+        "worlds": _worlds(json.loads((RESULTS / "worlds.json").read_text())),
+        "files": _files(),
+    }
     for name, text in parts.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         before, _, rest = readme.partition(start)
@@ -62,6 +69,42 @@ def _numbers(numbers: Mapping[str, Mapping[str, Any]]) -> str:
             f"| {'yes' if found['converged'] else 'NO'} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _backtest(found: Mapping[str, Any]) -> str:
+    rows = [row for row in found["scores"] if row["group"] == "all"]
+    scored = {row["forecaster"]: {r["split"] for r in rows if r["forecaster"] == row["forecaster"]}
+              for row in rows}  # fmt: skip
+    every = max(scored.values(), key=len)
+    lines = [
+        "| forecaster | CRPS | log score | 90 % coverage | lowest of a split | splits |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, mean in found["averages"].items():
+        lines.append(
+            f"| {name} | {mean['crps']:.4f} | {mean['log_score']:.2f} | {mean['cover90']:.3f} "
+            f"| {mean['lowest_cover90']:.3f} | {len(scored[name])} of {len(every)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _worlds(found: Mapping[str, Any]) -> str:
+    lines = ["| interval | runs at 16B inside | standard error |", "|---|---|---|"]
+    for line in found["coverage"]:
+        lines.append(
+            f"| {line['nominal']:.0%} | {line['coverage']:.1%} | {line['standard_error']:.1%} |"
+        )
+    winners = found["winners"]
+    scores = [
+        f"{name} {winners[key]['brier']:.3f}"
+        for name, key in (
+            ("`p_best`", "p_best"),
+            ("the winner by point fits", "point_fit"),
+            ("always a third", "always_a_third"),
+        )
+    ]
+    told = f"Over {found['worlds']} worlds. Brier score of the best method at 16B: "
+    return "\n".join([*lines, "", told + ", ".join(scores) + ".", ""])
 
 
 def _files() -> str:
