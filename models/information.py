@@ -1,0 +1,732 @@
+"""Expected information gain from draws: what an outcome would tell about a goal, in nats.
+
+A candidate run has an outcome ``y = f + noise``: ``f`` is its expected log loss, drawn jointly with
+the goal, so that whatever the two share (a law's parameters, a checkpoint's effect, slope drift) is
+integrated out and never conditioned on. Two estimators share one set of draws:
+
+* `Nested`: nested Monte Carlo. An outcome is drawn from one draw and weighs all the others by
+  their Student-t likelihood. Nothing is linearised, but the weights of a long batch fall on few
+  draws; the effective sample size tells.
+* `Regression`: the goal is regressed on normal scores of the outcomes. Given jointly normal draws
+  it is exact. It conditions on one more run at a cost linear in draws times candidates, so it is
+  what plans batches.
+
+What a goal asks about comes in blocks (one for each target), and a gain is the mean over blocks of
+the mutual information with each. So a target listed twice doubles nothing, and the figure is a
+lower bound of the information about all blocks together.
+
+References
+----------
+.. [1] Lindley 1956, On a Measure of the Information Provided by an Experiment.
+.. [2] Rainforth, Cornish, Yang, Warrington 2018, On Nesting Monte Carlo Estimators,
+   arXiv:1709.06181.
+.. [3] Ince et al. 2017, A Statistical Framework for Neuroimaging Data Analysis Based on Mutual
+   Information Estimated via a Gaussian Copula, section 3: the bound from normal scores.
+.. [4] Leskovec et al. 2007, Cost-effective Outbreak Detection in Networks, section 3: lazy greedy
+   choice under costs, and the bound on how far the best batch may lie above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from scipy.special import gammaln, ndtri
+
+# Fantasies and residuals on which a winner's probabilities are counted while candidates are ranked;
+# the chosen ones are evaluated again on more.
+FANTASIES, RESIDUALS = 256, 512
+FINAL_FANTASIES, FINAL_RESIDUALS = 512, 1024
+GROUPS = 10  # of draws, for jackknife standard errors
+OUTER = 2000  # outcomes of nested Monte Carlo
+CHUNK = 32  # candidates evaluated at once by the lazy greedy choice
+WORTH = 1e-3  # nats; a plan ends where the next run would add less, which is Monte Carlo noise
+
+type Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What candidate runs would show.
+
+    Parameters
+    ----------
+    expected : ndarray, shape (draws, candidates)
+        Expected log loss.
+    scale : ndarray, shape (draws, candidates)
+        Scale of run noise on log loss; of the mean over replicates where there are several.
+    df : ndarray, shape (draws,)
+        Degrees of freedom of the noise; infinity for normal noise.
+    """
+
+    expected: Array
+    scale: Array
+    df: Array
+
+    def take(self, draws: Array | slice, candidates: Array | slice = slice(None)) -> Outcomes:
+        """Return some draws of some candidates."""
+        return Outcomes(
+            self.expected[draws][:, candidates], self.scale[draws][:, candidates], self.df[draws]
+        )
+
+    @cached_property
+    def noise_variance(self) -> Array:
+        """Variance of normal noise that tells as much about a location, shape (candidates,).
+
+        The Fisher information of a Student-t location is ``(df + 1) / ((df + 3) scale^2)``. The
+        geometric mean over draws, because information goes by the logarithm.
+        """
+        tails = np.where(np.isinf(self.df), 0.0, np.log1p(2 / (self.df + 1)))
+        return np.exp((2 * np.log(self.scale)).mean(axis=0) + tails.mean())
+
+
+@dataclass(frozen=True)
+class Values:
+    """A goal of numbers: losses at targets, or parameters of cells.
+
+    Parameters
+    ----------
+    blocks : tuple of ndarray, shape (draws, quantities) each
+        What is asked; only the order of the draws of a quantity matters.
+    """
+
+    blocks: tuple[Array, ...]
+
+    def take(self, draws: Array | slice) -> Values:
+        """Return some draws."""
+        return Values(tuple(b[draws] for b in self.blocks))
+
+
+@dataclass(frozen=True)
+class Contests:
+    """A goal of winners: which of several log losses is the lowest, at each target.
+
+    Parameters
+    ----------
+    blocks : tuple of ndarray, shape (draws, methods) each
+        Expected log losses at each target.
+    """
+
+    blocks: tuple[Array, ...]
+
+    def take(self, draws: Array | slice) -> Contests:
+        """Return some draws."""
+        return Contests(tuple(b[draws] for b in self.blocks))
+
+
+type Goal = Values | Contests
+
+
+def normal_scores(values: Array) -> Array:
+    """Return each column's ranks as quantiles of a standard normal, shape as ``values``."""
+    order = values.argsort(axis=0).argsort(axis=0)
+    n = len(values)
+    # A column without spread has no ranks to speak of.
+    spread = values.max(axis=0) > values.min(axis=0)
+    return np.where(spread, ndtri((order + 0.5) / n), 0.0)
+
+
+def log_student(residual: Array, scale: Array, df: Array) -> Array:
+    """Return the log density of Student-t noise, or of normal noise where ``df`` is infinite."""
+    infinite = np.isinf(df)
+    nu = np.where(infinite, 1.0, df)
+    z2 = (residual / scale) ** 2
+    constant = gammaln((nu + 1) / 2) - gammaln(nu / 2) - 0.5 * np.log(np.pi * nu)
+    student = constant - (nu + 1) / 2 * np.log1p(z2 / nu)
+    normal = -0.5 * (z2 + np.log(2 * np.pi))
+    return np.where(infinite, normal, student) - np.log(scale)
+
+
+# --------------------------------------------------------------------------- nested Monte Carlo
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A gain with its Monte Carlo standard error, in nats, and the draws behind it.
+
+    Parameters
+    ----------
+    gain, error : float
+        Mutual information and standard error.
+    ess : float
+        Effective number of posterior draws that an outcome leaves (the median over outcomes);
+        NaN for an estimator without weights.
+    """
+
+    gain: float
+    error: float
+    ess: float = np.nan
+
+
+class Nested:
+    """Nested Monte Carlo over a growing batch: what its outcomes tell about a goal, in all.
+
+    The outcome drawn from draw ``o`` weighs every draw ``s`` by the likelihood of that outcome.
+    For winners the gain is the mean of ``log p(y | winner) - log p(y)`` [2]_. Averages with and
+    without ``s = o`` have opposite errors of the same first order, so their mean is used. For
+    values it is the mean log ratio of the normal scores' determinants before and after, which is a
+    lower bound for a block of one quantity.
+
+    Parameters
+    ----------
+    outcomes : Outcomes
+        Of all candidates.
+    goal : Values or Contests
+        What is asked.
+    rng : numpy.random.Generator
+        Draws the noise of the outcomes.
+    outer : int
+        How many outcomes are drawn.
+    """
+
+    def __init__(
+        self, outcomes: Outcomes, goal: Goal, rng: np.random.Generator, outer: int = OUTER
+    ) -> None:
+        self.outcomes, self.goal, self.rng = outcomes, goal, rng
+        draws = len(outcomes.df)
+        self.at = _spread_out(draws, outer)
+        self.log_weight = np.zeros((len(self.at), draws), dtype=np.float32)
+        # All draws, and all but each group of them.
+        self._folds = [np.arange(draws), *_without_groups(draws)]
+        self._scores = goal.blocks if isinstance(goal, Contests) else _scores_of(goal)
+        self._known = np.zeros(len(self._folds))  # nats in the batch so far, by fold
+
+    def gain(self, candidate: int) -> Estimate:
+        """Return what one more run would add to the batch."""
+        return self._estimate(self._weighed(candidate))[0]
+
+    def add(self, candidate: int) -> Estimate:
+        """Put a run into the batch, for good, and return what it adds."""
+        self.log_weight = self._weighed(candidate)
+        estimate, self._known = self._estimate(self.log_weight)
+        return estimate
+
+    def _weighed(self, candidate: int) -> Array:
+        f, scale = self.outcomes.expected[:, candidate], self.outcomes.scale[:, candidate]
+        df = self.outcomes.df
+        own_df = df[self.at]
+        noise = self.rng.standard_normal(len(self.at))
+        finite = np.isfinite(own_df)
+        noise[finite] /= np.sqrt(self.rng.chisquare(own_df[finite]) / own_df[finite])
+        y = f[self.at] + scale[self.at] * noise
+        return self.log_weight + log_student(y[:, None] - f, scale, df)
+
+    def _estimate(self, log_weight: Array) -> tuple[Estimate, Array]:
+        weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True)).astype(float)
+        found = [self._evaluate(weight, kept) for kept in self._folds]
+        told = np.array([f[0] for f in found])
+        difference = told - self._known
+        error = float(np.sqrt(np.var(difference[1:]) * (GROUPS - 1)))
+        return Estimate(float(difference[0]), error, found[0][1]), told
+
+    def _evaluate(self, weight: Array, kept: Array) -> tuple[float, float]:
+        """Return the batch's gain and effective sample size, from some of the draws."""
+        rows = np.flatnonzero(np.isin(self.at, kept))
+        weight = weight[np.ix_(rows, kept)]
+        at = np.searchsorted(kept, self.at[rows])
+        own = weight[np.arange(len(at)), at]
+        others = weight.copy()
+        others[np.arange(len(at)), at] = 0.0
+        share = others / np.maximum(others.sum(axis=1, keepdims=True), 1e-300)
+        ess = 1 / np.maximum((share**2).sum(axis=1), 1e-12)
+        if isinstance(self.goal, Contests):
+            winners = [b[kept].argmin(axis=1) for b in self.goal.blocks]
+            told = [_class_terms(weight, own, w, at).mean() for w in winners]
+        else:
+            told = [_value_terms(share, ess, g[kept]).mean() for g in self._scores]
+        return float(np.mean(told)), float(np.median(ess))
+
+
+def _scores_of(goal: Values) -> tuple[Array, ...]:
+    return tuple(normal_scores(b) for b in goal.blocks)
+
+
+def _without_groups(draws: int) -> list[Array]:
+    """Return the draws that are left when each of `GROUPS` consecutive groups is taken out."""
+    edges = np.linspace(0, draws, GROUPS + 1).astype(int)
+    return [
+        np.r_[0:low, high:draws] for low, high in zip(edges[:-1], edges[1:], strict=True)
+    ]
+
+
+def _class_terms(weight: Array, own: Array, winner: Array, at: Array) -> Array:
+    """Return ``log p(y | winner) - log p(y)`` of each outcome, its own draw half counted."""
+    count = np.bincount(winner)
+    present = np.flatnonzero(count)
+    by_class = weight @ np.eye(len(count))[winner][:, present]
+    here = np.searchsorted(present, winner[at])
+    same = by_class[np.arange(len(at)), here]
+    n_same, n = count[winner[at]], len(winner)
+    every = by_class.sum(axis=1)
+    with_own = np.log(same / n_same) - np.log(every / n)
+    # The only draw of its class tells nothing of the class without itself.
+    alone = n_same == 1
+    left = np.maximum(same - own, 1e-300), np.maximum(n_same - 1, 1)
+    without = np.log(left[0] / left[1]) - np.log(np.maximum(every - own, 1e-300) / (n - 1))
+    return np.where(alone, 0.0, (with_own + without) / 2)
+
+
+def _value_terms(share: Array, ess: Array, scores: Array) -> Array:
+    """Return half the log ratio of determinants, before over after, for each outcome."""
+    width = scores.shape[1]
+    mean = share @ scores
+    products = (scores[:, :, None] * scores[:, None, :]).reshape(len(scores), -1)
+    second = (share @ products).reshape(-1, width, width)
+    after = second - mean[:, :, None] * mean[:, None, :]
+    freedom = np.maximum(ess - 1, 0.5)
+    after = after * (ess / freedom)[:, None, None]
+    before = np.cov(scores, rowvar=False).reshape(width, width)
+    ridge = 1e-9 * np.eye(width)
+    ratio = np.linalg.slogdet(before + ridge)[1] - np.linalg.slogdet(after + ridge)[1]
+    # The logarithm of an estimated variance is low by 1 / freedom.
+    return 0.5 * (ratio - width / freedom)
+
+
+def _spread_out(n: int, count: int) -> Array:
+    return np.unique(np.linspace(0, n - 1, min(n, count)).astype(int))
+
+
+# --------------------------------------------------------------------------- regression
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Joint normal scores of candidates, and a goal, given the outcomes of a batch.
+
+    A pivoted Cholesky factorisation that adds one run at a time: `given` costs draws times
+    candidates. Fantasies, one for each draw, stand for the outcomes of the batch; they are joint,
+    so that what two runs share counts once.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (draws, candidates)
+        Normal scores of expected log losses, float32.
+    noise : ndarray, shape (candidates,)
+        Variance of run noise in units of the scores.
+    goal : Values or Contests
+        What is asked: normal scores of values, log losses of contests.
+    asked : ndarray, shape (draws, quantities)
+        The goal's quantities side by side, centred.
+    fresh : ndarray, shape (draws, runs)
+        Standard normal noise of the outcomes, one column for each run that may yet be added; all
+        candidates share it, so that they are compared on the same luck.
+    variance : ndarray, shape (candidates,)
+        Of the scores, given the batch.
+    cross : ndarray, shape (candidates, quantities)
+        Covariances with the goal, given the batch.
+    loads, asked_loads : tuple of ndarray
+        Covariances with each innovation of the batch: of candidates and of quantities.
+    innovations : ndarray, shape (draws, runs in the batch)
+        Fantasies, standardised and independent.
+    """
+
+    scores: Array
+    noise: Array
+    goal: Goal
+    asked: Array
+    fresh: Array
+    variance: Array
+    cross: Array
+    loads: tuple[Array, ...]
+    asked_loads: tuple[Array, ...]
+    innovations: Array
+
+    @property
+    def draws(self) -> int:
+        """Number of draws."""
+        return len(self.scores)
+
+    @property
+    def blocks(self) -> list[slice]:
+        """Where each block of the goal stands among the quantities."""
+        ends = np.cumsum([b.shape[1] for b in self.goal.blocks])
+        return [
+            slice(int(e) - b.shape[1], int(e)) for e, b in zip(ends, self.goal.blocks, strict=True)
+        ]
+
+    def given(self, candidate: int) -> Regression:
+        """Return the same with one more run in the batch."""
+        e = self._innovation(np.array([candidate]))[:, 0]
+        spread = np.sqrt(self.variance[candidate] + self.noise[candidate])
+        column = self.scores[:, candidate]
+        load = column @ self.scores / self.draws
+        for done in self.loads:
+            load = load - done * done[candidate]
+        load = load / spread
+        asked_load = self.cross[candidate] / spread
+        return replace(
+            self,
+            fresh=self.fresh[:, 1:],
+            variance=np.maximum(self.variance - load**2, 0.0),
+            cross=self.cross - load[:, None] * asked_load,
+            loads=(*self.loads, load),
+            asked_loads=(*self.asked_loads, asked_load),
+            innovations=np.column_stack([self.innovations, e]),
+        )
+
+    def gains(
+        self, candidates: Array, fantasies: int = FANTASIES, residuals: int = RESIDUALS
+    ) -> Array:
+        """Return what each candidate would add to the batch, in nats, shape (candidates,)."""
+        if isinstance(self.goal, Values):
+            return self._value_gains(candidates, self._covariance())
+        return self._winner_gains(candidates, fantasies, residuals)
+
+    def screen(self) -> Array:
+        """Return a quick figure for every candidate, in the order in which gains are likely.
+
+        For winners: the information about each difference between two methods. It sees at once
+        when one run makes another worth more, which gains from earlier steps cannot.
+        """
+        everyone = np.arange(len(self.noise))
+        if isinstance(self.goal, Values):
+            return self.gains(everyone)
+        covariance = self._covariance()
+        spread = self.variance + self.noise
+        total = np.zeros(len(everyone))
+        for block in self.blocks:
+            for i in range(block.start, block.stop):
+                for j in range(i + 1, block.stop):
+                    c = self.cross[:, i] - self.cross[:, j]
+                    v = covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]
+                    r2 = c**2 / (spread * max(v, 1e-12))
+                    total -= 0.5 * np.log1p(-np.clip(r2, 0, 1 - 1e-9))
+        return total
+
+    def state(self, fantasies: int = FINAL_FANTASIES, residuals: int = FINAL_RESIDUALS) -> Knowledge:
+        """Return what will be known of the goal's quantities once the batch has run."""
+        at, others = _spread_out(self.draws, fantasies), _spread_out(self.draws, residuals)
+        loads = np.reshape(self.asked_loads, (len(self.asked_loads), self.asked.shape[1]))
+        means = self.innovations[at] @ loads
+        return Knowledge(means, self.asked[others] - self.innovations[others] @ loads, self.blocks)
+
+    def _innovation(self, candidates: Array) -> Array:
+        y = self.scores[:, candidates] + self.fresh[:, :1] * np.sqrt(self.noise[candidates])
+        for i, load in enumerate(self.loads):
+            y = y - self.innovations[:, i : i + 1] * load[candidates]
+        return y / np.sqrt(self.variance[candidates] + self.noise[candidates])
+
+    def _covariance(self) -> Array:
+        covariance = self.asked.T @ self.asked / self.draws
+        for load in self.asked_loads:
+            covariance = covariance - np.outer(load, load)
+        return covariance
+
+    def _value_gains(self, candidates: Array, covariance: Array) -> Array:
+        spread = self.variance[candidates] + self.noise[candidates]
+        total = np.zeros(len(candidates))
+        for block in self.blocks:
+            c = self.cross[candidates, block]
+            inside = covariance[block, block]
+            # Sums of squares can leave a variance of zero a rounding error below it.
+            inside = inside + 1e-6 * np.eye(len(inside))
+            r2 = (c * np.linalg.solve(inside, c.T).T).sum(axis=1) / spread
+            # Covariances from so many draws are never quite zero: take away what chance gives.
+            chance = c.shape[1] * self.variance[candidates] / spread / self.draws
+            r2 = np.clip((r2 - chance) / (1 - chance), -1, 1 - 1e-9)
+            total -= 0.5 * np.log1p(-r2)
+        return total / len(self.blocks)
+
+    def _winner_gains(self, candidates: Array, fantasies: int, residuals: int) -> Array:
+        now = self.state(fantasies, residuals)
+        at, others = _spread_out(self.draws, fantasies), _spread_out(self.draws, residuals)
+        before = now.winner_entropy()
+        e = self._innovation(candidates)
+        spread = np.sqrt(self.variance[candidates] + self.noise[candidates])
+        found = np.empty(len(candidates))
+        for i, candidate in enumerate(candidates):
+            load = self.cross[candidate] / spread[i]
+            after = Knowledge(
+                now.means + np.outer(e[at, i], load),
+                now.residuals - np.outer(e[others, i], load),
+                now.blocks,
+            )
+            found[i] = before - after.winner_entropy()
+        return found
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What will be known of several log losses: for each fantasy a mean, and around it residuals.
+
+    Parameters
+    ----------
+    means : ndarray, shape (fantasies, quantities)
+        Posterior mean, one for each fantasy of the batch's outcomes.
+    residuals : ndarray, shape (residuals, quantities)
+        What remains open around it.
+    blocks : list of slice
+        The quantities of each target.
+    """
+
+    means: Array
+    residuals: Array
+    blocks: list[slice]
+
+    def winner_probabilities(self, block: slice) -> Array:
+        """Return the probability of each method at a target, shape (fantasies, methods)."""
+        m = self.means[:, block].astype(np.float32)
+        r = self.residuals[:, block].astype(np.float32)
+        n = m.shape[1]
+        shares = np.empty((len(m), n))
+        for j in range(n):
+            wins: Array | None = None
+            for k in range(n):
+                if k == j:
+                    continue
+                # Ties, which only identical methods have, go to the first of them.
+                gap = (m[:, j] - m[:, k])[:, None]
+                against = r[:, k] - r[:, j]
+                beats = gap <= against if j < k else gap < against
+                wins = beats if wins is None else wins & beats
+            assert wins is not None
+            shares[:, j] = np.count_nonzero(wins, axis=1) / len(r)
+        return shares
+
+    def winner_entropy(self) -> float:
+        """Return the entropy of the winner in nats, the mean over targets and fantasies."""
+        total = 0.0
+        for block in self.blocks:
+            p = self.winner_probabilities(block)
+            total -= float((p * np.log(np.maximum(p, 1e-12))).sum(axis=1).mean())
+        return total / len(self.blocks)
+
+    def right_winner(self) -> float:
+        """Return the probability that the winner named is the right one, the mean over targets."""
+        return float(
+            np.mean([self.winner_probabilities(b).max(axis=1).mean() for b in self.blocks])
+        )
+
+    def regret(self, centre: Array) -> float:
+        """Return the loss in nats paid for naming the best method in the mean, averaged.
+
+        It still contains the expected loss of the best method, which no outcome changes: only
+        differences between two states mean anything.
+
+        Parameters
+        ----------
+        centre : ndarray, shape (quantities,)
+            Prior means of the log losses.
+        """
+        factor = np.exp(self.residuals).mean(axis=0)
+        losses = np.exp(self.means + centre) * factor
+        return float(np.mean([losses[:, b].min(axis=1).mean() for b in self.blocks]))
+
+
+def regression(
+    outcomes: Outcomes, goal: Goal, rng: np.random.Generator, runs: int = 1
+) -> Regression:
+    """Return the regression estimator before any run is chosen.
+
+    Parameters
+    ----------
+    outcomes : Outcomes
+        Of all candidates.
+    goal : Values or Contests
+        What is asked.
+    rng : numpy.random.Generator
+        Draws the noise of the fantasies.
+    runs : int
+        How many runs will be added at most.
+    """
+    f = outcomes.expected
+    z = normal_scores(f)
+    # What a unit of the scores is in log loss; for normal draws the standard deviation.
+    unit = (f * z).mean(axis=0) / np.maximum((z * z).mean(axis=0), 1e-12)
+    noise = outcomes.noise_variance / np.maximum(unit, 1e-9) ** 2
+    if isinstance(goal, Values):
+        asked = np.column_stack([normal_scores(b) for b in goal.blocks])
+    else:
+        asked = np.column_stack(goal.blocks)
+        asked = asked - asked.mean(axis=0)
+    scores = z.astype(np.float32)
+    return Regression(
+        scores=scores,
+        noise=noise,
+        goal=goal,
+        asked=asked.astype(np.float32),
+        fresh=rng.standard_normal((len(z), runs)).astype(np.float32),
+        variance=(scores**2).mean(axis=0).astype(float),
+        cross=(scores.T @ asked.astype(np.float32) / len(z)).astype(float),
+        loads=(),
+        asked_loads=(),
+        innovations=np.empty((len(z), 0), dtype=np.float32),
+    )
+
+
+# --------------------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Runs in the order chosen, and how good the choice is at least.
+
+    Parameters
+    ----------
+    chosen : tuple of int
+        Candidates in order.
+    gains : tuple of float
+        What each adds to those before it, in nats, as estimated while choosing.
+    rule : {"gain per cost", "gain"}
+        By what they were chosen; both are tried and the better batch is kept [4]_.
+    share_of_best : float
+        The batch's gain over an upper bound of that of any batch of the same budget (online bound
+        of [4]_), which holds if gains diminish as the batch grows.
+    risen : int
+        How often a candidate was found to add more than in an earlier step: where two runs
+        complement one another, gains do not diminish.
+    evaluations : int
+        Gains computed, of all steps.
+    """
+
+    chosen: tuple[int, ...]
+    gains: tuple[float, ...]
+    rule: str
+    share_of_best: float
+    risen: int
+    evaluations: int
+
+
+def choose(start: Regression, costs: Array, budget: float, runs: int, groups: Array) -> Batch:
+    """Return the better of two greedy batches within a budget.
+
+    Parameters
+    ----------
+    start : Regression
+        Before any run.
+    costs : ndarray, shape (candidates,)
+        Cost of each candidate, in the unit of the budget.
+    budget : float
+        What the batch may cost.
+    runs : int
+        How many runs it may have.
+    groups : ndarray of int, shape (candidates,)
+        Candidates of one group are the same run, which is bought once.
+    """
+    found = [
+        _greedy(start, costs, budget, runs, groups, rule) for rule in ("gain per cost", "gain")
+    ]
+    return max(found, key=lambda batch: sum(batch.gains))
+
+
+def _greedy(
+    start: Regression, costs: Array, budget: float, runs: int, groups: Array, rule: str
+) -> Batch:
+    n = len(costs)
+    weight = 1 / costs if rule == "gain per cost" else np.ones(n)
+    state, left = start, budget
+    open_ = np.ones(n, dtype=bool)
+    known = np.full(n, np.inf)  # the gain last computed, an upper bound if gains diminish
+    chosen: list[int] = []
+    gains: list[float] = []
+    risen = evaluations = 0
+    while len(chosen) < runs:
+        open_ &= costs <= left
+        if not open_.any():
+            break
+        best, fresh, rises = _best(state, known, weight, open_)
+        risen += rises
+        evaluations += int(fresh.sum())
+        if known[best] < WORTH:
+            break
+        chosen.append(best)
+        gains.append(float(known[best]))
+        left -= costs[best]
+        open_[groups == groups[best]] = False
+        if len(chosen) < runs:
+            state = state.given(best)
+    total = sum(gains)
+    rest = _affordable(known, costs, budget, ~np.isin(np.arange(n), chosen))
+    share = total / (total + rest) if total > 0 else np.nan
+    return Batch(tuple(chosen), tuple(gains), rule, share, risen, evaluations)
+
+
+def _best(
+    state: Regression, known: Array, weight: Array, open_: Array
+) -> tuple[int, Array, int]:
+    """Return the candidate of the highest gain x weight; renew ``known`` where it is looked at."""
+    fresh = np.zeros(len(known), dtype=bool)
+    screen = np.where(open_, state.screen() * weight, -np.inf)
+    promising = np.argsort(-screen)[:CHUNK]
+    risen = 0
+    look = promising[open_[promising]]
+    while True:
+        renewed = state.gains(look)
+        # A hundredth of a nat is beyond the noise between two evaluations of one candidate.
+        risen += int((renewed > known[look] + 0.01).sum())
+        known[look] = renewed
+        fresh[look] = True
+        bound = np.where(open_, known * weight, -np.inf)
+        best = int(np.argmax(np.where(fresh, bound, -np.inf)))
+        stale = np.flatnonzero(~fresh & (bound > bound[best]))
+        if not len(stale):
+            return best, fresh, risen
+        look = stale[np.argsort(-bound[stale])][:CHUNK]
+
+
+def _affordable(gains: Array, costs: Array, budget: float, among: Array) -> float:
+    """Return the largest sum of gains within a budget when runs can be bought in part."""
+    at = np.flatnonzero(among & (gains > 0) & np.isfinite(gains) & (costs <= budget))
+    at = at[np.argsort(-gains[at] / costs[at])]
+    spent = np.cumsum(costs[at])
+    part = np.clip((budget - (spent - costs[at])) / costs[at], 0, 1)
+    return float((gains[at] * part).sum())
+
+
+def along(outcomes: Outcomes, goal: Goal, chosen: Sequence[int], seed: int) -> list[Estimate]:
+    """Return the gain of each run of a batch given those before it.
+
+    Standard errors come from a jackknife over consecutive groups of draws, so that neighbouring
+    draws of a chain may be alike.
+    """
+    few = outcomes.take(slice(None), np.asarray(chosen, dtype=int))
+    gains = _gains_along(few, goal, seed)
+    left_out = [
+        _gains_along(few.take(kept), goal.take(kept), seed) for kept in _without_groups(len(few.df))
+    ]
+    errors = np.sqrt(np.var(left_out, axis=0) * (GROUPS - 1))
+    return [Estimate(float(g), float(e)) for g, e in zip(gains, errors, strict=True)]
+
+
+def _gains_along(few: Outcomes, goal: Goal, seed: int) -> Array:
+    runs = few.expected.shape[1]
+    state = regression(few, goal, np.random.default_rng(seed), runs)
+    gains = np.empty(runs)
+    for i in range(runs):
+        gains[i] = state.gains(np.array([i]), FINAL_FANTASIES, FINAL_RESIDUALS)[0]
+        state = state.given(i)
+    return gains
+
+
+def nested_along(
+    outcomes: Outcomes, goal: Goal, chosen: Sequence[int], rng: np.random.Generator
+) -> list[Estimate]:
+    """Return the same gains by nested Monte Carlo."""
+    nested = Nested(outcomes, goal, rng)
+    return [nested.add(candidate) for candidate in chosen]
+
+
+def exhaustive(
+    start: Regression, costs: Array, budget: float, evaluate: Callable[[Regression], float]
+) -> tuple[tuple[int, ...], float]:
+    """Return the best of all batches within a budget: for pools of a dozen at most.
+
+    Parameters
+    ----------
+    evaluate : callable
+        What a batch is worth, from the state that it leaves.
+    """
+    best: tuple[tuple[int, ...], float] = ((), evaluate(start))
+    stack: list[tuple[tuple[int, ...], float, Regression]] = [((), budget, start)]
+    while stack:
+        batch, left, state = stack.pop()
+        for candidate in range(batch[-1] + 1 if batch else 0, len(costs)):
+            if costs[candidate] <= left:
+                grown = state.given(candidate)
+                worth = evaluate(grown)
+                if worth > best[1]:
+                    best = ((*batch, candidate), worth)
+                stack.append(((*batch, candidate), left - costs[candidate], grown))
+    return best
