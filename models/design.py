@@ -21,7 +21,6 @@ from tunecast.models.information import (
     Estimate,
     Goal,
     Outcomes,
-    Regression,
     Values,
     along,
     choose,
@@ -187,7 +186,7 @@ def plan(
         steps, outlook = prospects(outcomes, chosen, ahead, at, contests, seed)
         table = pd.concat([table, steps], axis=1)
     every = candidates.reset_index(drop=True).drop(columns="cost", errors="ignore")
-    every = every.assign(cost=costs, gain=start.gains(np.arange(len(costs))))
+    every = every.assign(cost=costs, gain=start.screen())
     every["rank"] = pd.Series(range(1, len(chosen) + 1), index=chosen, dtype="Int64")
     table["converged"] = fit.diagnostics.converged
     if fit.info.get("simulated"):
@@ -498,19 +497,16 @@ def prospects(
     them, averaged likewise; ``regret_drop`` is by how many nats the choice gets better.
     """
     order = np.concatenate(contests)
-    blocks = Contests(tuple(ahead.expected[:, rows] for rows in contests))
-    centre = ahead.expected[:, order].mean(axis=0)
+    rivals = all(len(rows) > 1 for rows in contests)
     few = outcomes.take(slice(None), np.asarray(chosen, dtype=int))
+    blocks = Contests(tuple(ahead.expected[:, rows] for rows in contests))
     state = regression(few, blocks, np.random.default_rng(seed), len(chosen))
     noise = np.random.default_rng([seed, 2]).standard_t(ahead.df[:, None], ahead.scale.shape)
-    noise = (noise * ahead.scale)[:, order]
-    rivals = all(len(rows) > 1 for rows in contests)
-    widths = [_widths(state, noise, centre)]
-    knowledge = [state.state()]
+    logs, noise = ahead.expected[:, order], (noise * ahead.scale)[:, order]
+    states = [state]
     for i in range(len(chosen)):
-        state = state.given(i)
-        widths.append(_widths(state, noise, centre))
-        knowledge.append(state.state())
+        states.append(states[-1].given(i))
+    widths = [_widths(s.innovations, logs, noise) for s in states]
     steps: dict[str, Any] = {
         "width_before": float(widths[0].mean()),
         "width_after": [float(w.mean()) for w in widths[1:]],
@@ -518,21 +514,23 @@ def prospects(
     by_target = targets.iloc[order].reset_index(drop=True)
     by_target = by_target.assign(width_before=widths[0], width_after=widths[-1])
     if rivals:
-        steps["p_right_before"] = knowledge[0].right_winner()
-        steps["p_right_after"] = [k.right_winner() for k in knowledge[1:]]
-        start = knowledge[0].regret(centre)
-        steps["regret_drop"] = [start - k.regret(centre) for k in knowledge[1:]]
-        for name, known in (("p_right_before", knowledge[0]), ("p_right_after", knowledge[-1])):
-            by_target[name] = np.nan
-            for block in known.blocks:
-                p = known.winner_probabilities(block).max(axis=1).mean()
-                by_target.loc[block.start : block.stop - 1, name] = p
+        right, regret = [s.right_winner() for s in states], [s.regret() for s in states]
+        steps["p_right_before"] = float(right[0].mean())
+        steps["p_right_after"] = [float(p.mean()) for p in right[1:]]
+        steps["regret_drop"] = [float((regret[0] - r).mean()) for r in regret[1:]]
+        counts = [len(rows) for rows in contests]
+        by_target["p_right_before"] = np.repeat(right[0], counts)
+        by_target["p_right_after"] = np.repeat(right[-1], counts)
+        by_target["regret_drop"] = np.repeat(regret[0] - regret[-1], counts)
     return pd.DataFrame(steps, index=range(len(chosen))), by_target
 
 
-def _widths(state: Regression, noise: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Return the mean width in nats of the interval of a new run, shape (quantities,)."""
-    every = state.draws
-    known = state.state(every, every)
-    low, high = np.quantile(known.residuals + noise, INTERVAL, axis=0)
-    return (np.exp(known.means + centre) * (np.exp(high) - np.exp(low))).mean(axis=0)
+def _widths(innovations: np.ndarray, logs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Return the mean width in nats of the interval of a new run, shape (quantities,).
+
+    The spread of what outcomes leave open is taken to be the same for all of them.
+    """
+    x = np.column_stack([np.ones(len(logs)), innovations]).astype(float)
+    means = x @ np.linalg.lstsq(x, logs, rcond=None)[0]
+    low, high = np.quantile(logs - means + noise, INTERVAL, axis=0)
+    return (np.exp(means) * (np.exp(high) - np.exp(low))).mean(axis=0)

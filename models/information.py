@@ -35,13 +35,11 @@ from functools import cached_property
 import numpy as np
 from scipy.special import gammaln, ndtri
 
-# Fantasies and residuals on which a winner's probabilities are counted while candidates are ranked;
-# the chosen ones are evaluated again on more.
-FANTASIES, RESIDUALS = 256, 512
-FINAL_FANTASIES, FINAL_RESIDUALS = 512, 1024
 GROUPS = 10  # of draws, for jackknife standard errors
 OUTER = 2000  # outcomes of nested Monte Carlo
-CHUNK = 32  # candidates evaluated at once by the lazy greedy choice
+CHUNK = 16  # candidates evaluated at once by the lazy greedy choice
+SLACK = 1.5  # how many times the screened gain a candidate may have, for the lazy choice
+NEWTON_STEPS = 12
 WORTH = 1e-3  # nats; a plan ends where the next run would add less, which is Monte Carlo noise
 
 type Array = np.ndarray
@@ -293,11 +291,15 @@ def _spread_out(n: int, count: int) -> Array:
 
 @dataclass(frozen=True)
 class Regression:
-    """Joint normal scores of candidates, and a goal, given the outcomes of a batch.
+    """What a batch's outcomes tell, by regression of the goal on their normal scores.
 
     A pivoted Cholesky factorisation that adds one run at a time: `given` costs draws times
     candidates. Fantasies, one for each draw, stand for the outcomes of the batch; they are joint,
     so that what two runs share counts once.
+
+    Values are regressed linearly: ``-log(1 - R^2) / 2`` for one quantity, a lower bound [3]_.
+    Winners are regressed by multinomial logits: ``E[log q(winner | y)] + H(winner)``, a lower bound
+    whatever ``q`` is (Barber and Agakov 2003). From both is taken what chance alone gives.
 
     Parameters
     ----------
@@ -307,212 +309,153 @@ class Regression:
         Variance of run noise in units of the scores.
     goal : Values or Contests
         What is asked: normal scores of values, log losses of contests.
-    asked : ndarray, shape (draws, quantities)
-        The goal's quantities side by side, centred.
     fresh : ndarray, shape (draws, runs)
         Standard normal noise of the outcomes, one column for each run that may yet be added; all
         candidates share it, so that they are compared on the same luck.
     variance : ndarray, shape (candidates,)
         Of the scores, given the batch.
     cross : ndarray, shape (candidates, quantities)
-        Covariances with the goal, given the batch.
-    loads, asked_loads : tuple of ndarray
-        Covariances with each innovation of the batch: of candidates and of quantities.
+        Covariances with the quantities of the goal, given the batch.
+    covariance : ndarray, shape (quantities, quantities)
+        Of the goal's quantities, given the batch.
+    loads : tuple of ndarray, shape (candidates,)
+        Covariances of candidates with each innovation of the batch.
     innovations : ndarray, shape (draws, runs in the batch)
         Fantasies, standardised and independent.
+    logits : tuple of ndarray, shape (draws, winners)
+        For contests: of ``q``, at each target.
     """
 
     scores: Array
     noise: Array
     goal: Goal
-    asked: Array
     fresh: Array
     variance: Array
     cross: Array
+    covariance: Array
     loads: tuple[Array, ...]
-    asked_loads: tuple[Array, ...]
     innovations: Array
+    logits: tuple[Array, ...]
 
     @property
     def draws(self) -> int:
         """Number of draws."""
         return len(self.scores)
 
-    @property
-    def blocks(self) -> list[slice]:
-        """Where each block of the goal stands among the quantities."""
-        ends = np.cumsum([b.shape[1] for b in self.goal.blocks])
-        return [
-            slice(int(e) - b.shape[1], int(e)) for e, b in zip(ends, self.goal.blocks, strict=True)
-        ]
-
     def given(self, candidate: int) -> Regression:
         """Return the same with one more run in the batch."""
-        e = self._innovation(np.array([candidate]))[:, 0]
+        e = self.innovation(np.array([candidate]))
         spread = np.sqrt(self.variance[candidate] + self.noise[candidate])
-        column = self.scores[:, candidate]
-        load = column @ self.scores / self.draws
+        load = self.scores[:, candidate] @ self.scores / self.draws
         for done in self.loads:
             load = load - done * done[candidate]
         load = load / spread
-        asked_load = self.cross[candidate] / spread
+        asked = self.cross[candidate] / spread
+        innovations = np.column_stack([self.innovations, e])
+        logits = self.logits
+        if isinstance(self.goal, Contests):
+            logits = tuple(
+                _logits(np.column_stack([np.ones(self.draws), innovations]), winner)
+                for winner in map(winners, self.goal.blocks)
+            )
         return replace(
             self,
             fresh=self.fresh[:, 1:],
             variance=np.maximum(self.variance - load**2, 0.0),
-            cross=self.cross - load[:, None] * asked_load,
+            cross=self.cross - load[:, None] * asked,
+            covariance=self.covariance - np.outer(asked, asked),
             loads=(*self.loads, load),
-            asked_loads=(*self.asked_loads, asked_load),
-            innovations=np.column_stack([self.innovations, e]),
+            innovations=innovations,
+            logits=logits,
         )
 
-    def gains(
-        self, candidates: Array, fantasies: int = FANTASIES, residuals: int = RESIDUALS
-    ) -> Array:
+    def gains(self, candidates: Array) -> Array:
         """Return what each candidate would add to the batch, in nats, shape (candidates,)."""
         if isinstance(self.goal, Values):
-            return self._value_gains(candidates, self._covariance())
-        return self._winner_gains(candidates, fantasies, residuals)
+            return self._value_gains(self.goal, candidates)
+        e = self.innovation(candidates)
+        total = np.zeros(len(candidates))
+        for block, logits in zip(self.goal.blocks, self.logits, strict=True):
+            winner = winners(block)
+            chance = (logits.shape[1] - 1) / (2 * self.draws)
+            for i in range(len(candidates)):
+                total[i] += _added(logits, winner, e[:, i]) - chance
+        return total / len(self.goal.blocks)
 
     def screen(self) -> Array:
-        """Return a quick figure for every candidate, in the order in which gains are likely.
+        """Return the gain of every candidate, for winners to the second order in its effect.
 
-        For winners: the information about each difference between two methods. It sees at once
-        when one run makes another worth more, which gains from earlier steps cannot.
+        For winners: Rao's score statistic of the candidate's coefficients, halved and by draw.
         """
         everyone = np.arange(len(self.noise))
         if isinstance(self.goal, Values):
-            return self.gains(everyone)
-        covariance = self._covariance()
-        spread = self.variance + self.noise
+            return self._value_gains(self.goal, everyone)
+        e = self.innovation(everyone)
+        squares = e * e
         total = np.zeros(len(everyone))
-        for block in self.blocks:
-            for i in range(block.start, block.stop):
-                for j in range(i + 1, block.stop):
-                    c = self.cross[:, i] - self.cross[:, j]
-                    v = covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]
-                    r2 = c**2 / (spread * max(v, 1e-12))
-                    total -= 0.5 * np.log1p(-np.clip(r2, 0, 1 - 1e-9))
-        return total
+        for block, logits in zip(self.goal.blocks, self.logits, strict=True):
+            q = _softmax(logits)[:, 1:].astype(np.float32)
+            n = q.shape[1]
+            if n == 0:
+                continue
+            hit = winners(block)[:, None] == np.arange(1, n + 1)
+            score = (e.T @ (hit - q) / self.draws).astype(float)
+            weight = np.eye(n, dtype=np.float32) * q[:, :, None] - q[:, :, None] * q[:, None, :]
+            inside = squares.T @ weight.reshape(-1, n * n) / self.draws
+            inside = inside.reshape(-1, n, n).astype(float) + 1e-9 * np.eye(n)
+            solved = np.linalg.solve(inside, score[:, :, None])[:, :, 0]
+            total += 0.5 * (score * solved).sum(axis=1) - n / (2 * self.draws)
+        return total / len(self.goal.blocks)
 
-    def state(self, fantasies: int = FINAL_FANTASIES, residuals: int = FINAL_RESIDUALS) -> Knowledge:
-        """Return what will be known of the goal's quantities once the batch has run."""
-        at, others = _spread_out(self.draws, fantasies), _spread_out(self.draws, residuals)
-        loads = np.reshape(self.asked_loads, (len(self.asked_loads), self.asked.shape[1]))
-        means = self.innovations[at] @ loads
-        return Knowledge(means, self.asked[others] - self.innovations[others] @ loads, self.blocks)
+    def right_winner(self) -> Array:
+        """Return the probability that the winner named is the right one, at each target."""
+        return np.array([_softmax(logits).max(axis=1).mean() for logits in self.logits])
 
-    def _innovation(self, candidates: Array) -> Array:
-        y = self.scores[:, candidates] + self.fresh[:, :1] * np.sqrt(self.noise[candidates])
-        for i, load in enumerate(self.loads):
-            y = y - self.innovations[:, i : i + 1] * load[candidates]
-        return y / np.sqrt(self.variance[candidates] + self.noise[candidates])
+    def regret(self) -> Array:
+        """Return by how many nats the method named exceeds the best, on average, at each target.
 
-    def _covariance(self) -> Array:
-        covariance = self.asked.T @ self.asked / self.draws
-        for load in self.asked_loads:
-            covariance = covariance - np.outer(load, load)
-        return covariance
+        Named is the method of the lowest loss as regressed on the batch's outcomes.
+        """
+        assert isinstance(self.goal, Contests)
+        x = np.column_stack([np.ones(self.draws), self.innovations]).astype(float)
+        found = []
+        for block in self.goal.blocks:
+            losses = np.exp(block)
+            named = (x @ np.linalg.lstsq(x, losses, rcond=None)[0]).argmin(axis=1)
+            paid = losses[np.arange(self.draws), named] - losses.min(axis=1)
+            found.append(paid.mean())
+        return np.array(found)
 
-    def _value_gains(self, candidates: Array, covariance: Array) -> Array:
-        spread = self.variance[candidates] + self.noise[candidates]
+    def innovation(self, candidates: Array) -> Array:
+        """Return outcomes less what the batch tells of them, standardised, (draws, candidates)."""
+        y = self.scores[:, candidates] + self.fresh[:, :1] * np.sqrt(
+            self.noise[candidates], dtype=np.float32
+        )
+        if self.loads:
+            y -= self.innovations @ np.array(self.loads, dtype=np.float32)[:, candidates]
+        spread = np.sqrt(self.variance[candidates] + self.noise[candidates])
+        return y / np.maximum(spread, 1e-12).astype(np.float32)
+
+    def _value_gains(self, goal: Values, candidates: Array) -> Array:
+        spread = np.maximum(self.variance[candidates] + self.noise[candidates], 1e-24)
         total = np.zeros(len(candidates))
-        for block in self.blocks:
+        end = 0
+        for width in (b.shape[1] for b in goal.blocks):
+            block = slice(end, end := end + width)
             c = self.cross[candidates, block]
-            inside = covariance[block, block]
             # Sums of squares can leave a variance of zero a rounding error below it.
-            inside = inside + 1e-6 * np.eye(len(inside))
+            inside = self.covariance[block, block] + 1e-6 * np.eye(width)
             r2 = (c * np.linalg.solve(inside, c.T).T).sum(axis=1) / spread
-            # Covariances from so many draws are never quite zero: take away what chance gives.
-            chance = c.shape[1] * self.variance[candidates] / spread / self.draws
+            # Covariances from so many draws are never quite zero.
+            chance = width * self.variance[candidates] / spread / self.draws
             r2 = np.clip((r2 - chance) / (1 - chance), -1, 1 - 1e-9)
             total -= 0.5 * np.log1p(-r2)
-        return total / len(self.blocks)
-
-    def _winner_gains(self, candidates: Array, fantasies: int, residuals: int) -> Array:
-        now = self.state(fantasies, residuals)
-        at, others = _spread_out(self.draws, fantasies), _spread_out(self.draws, residuals)
-        before = now.winner_entropy()
-        e = self._innovation(candidates)
-        spread = np.sqrt(self.variance[candidates] + self.noise[candidates])
-        found = np.empty(len(candidates))
-        for i, candidate in enumerate(candidates):
-            load = self.cross[candidate] / spread[i]
-            after = Knowledge(
-                now.means + np.outer(e[at, i], load),
-                now.residuals - np.outer(e[others, i], load),
-                now.blocks,
-            )
-            found[i] = before - after.winner_entropy()
-        return found
+        return total / len(goal.blocks)
 
 
-@dataclass(frozen=True)
-class Knowledge:
-    """What will be known of several log losses: for each fantasy a mean, and around it residuals.
-
-    Parameters
-    ----------
-    means : ndarray, shape (fantasies, quantities)
-        Posterior mean, one for each fantasy of the batch's outcomes.
-    residuals : ndarray, shape (residuals, quantities)
-        What remains open around it.
-    blocks : list of slice
-        The quantities of each target.
-    """
-
-    means: Array
-    residuals: Array
-    blocks: list[slice]
-
-    def winner_probabilities(self, block: slice) -> Array:
-        """Return the probability of each method at a target, shape (fantasies, methods)."""
-        m = self.means[:, block].astype(np.float32)
-        r = self.residuals[:, block].astype(np.float32)
-        n = m.shape[1]
-        shares = np.empty((len(m), n))
-        for j in range(n):
-            wins: Array | None = None
-            for k in range(n):
-                if k == j:
-                    continue
-                # Ties, which only identical methods have, go to the first of them.
-                gap = (m[:, j] - m[:, k])[:, None]
-                against = r[:, k] - r[:, j]
-                beats = gap <= against if j < k else gap < against
-                wins = beats if wins is None else wins & beats
-            assert wins is not None
-            shares[:, j] = np.count_nonzero(wins, axis=1) / len(r)
-        return shares
-
-    def winner_entropy(self) -> float:
-        """Return the entropy of the winner in nats, the mean over targets and fantasies."""
-        total = 0.0
-        for block in self.blocks:
-            p = self.winner_probabilities(block)
-            total -= float((p * np.log(np.maximum(p, 1e-12))).sum(axis=1).mean())
-        return total / len(self.blocks)
-
-    def right_winner(self) -> float:
-        """Return the probability that the winner named is the right one, the mean over targets."""
-        return float(
-            np.mean([self.winner_probabilities(b).max(axis=1).mean() for b in self.blocks])
-        )
-
-    def regret(self, centre: Array) -> float:
-        """Return the loss in nats paid for naming the best method in the mean, averaged.
-
-        It still contains the expected loss of the best method, which no outcome changes: only
-        differences between two states mean anything.
-
-        Parameters
-        ----------
-        centre : ndarray, shape (quantities,)
-            Prior means of the log losses.
-        """
-        factor = np.exp(self.residuals).mean(axis=0)
-        losses = np.exp(self.means + centre) * factor
-        return float(np.mean([losses[:, b].min(axis=1).mean() for b in self.blocks]))
+def winners(losses: Array) -> Array:
+    """Return which method wins in each draw, as a number among those that win in any."""
+    return np.unique(losses.argmin(axis=1), return_inverse=True)[1]
 
 
 def regression(
@@ -531,29 +474,118 @@ def regression(
     runs : int
         How many runs will be added at most.
     """
-    f = outcomes.expected
-    z = normal_scores(f)
-    # What a unit of the scores is in log loss; for normal draws the standard deviation.
-    unit = (f * z).mean(axis=0) / np.maximum((z * z).mean(axis=0), 1e-12)
-    noise = outcomes.noise_variance / np.maximum(unit, 1e-9) ** 2
-    if isinstance(goal, Values):
-        asked = np.column_stack([normal_scores(b) for b in goal.blocks])
-    else:
-        asked = np.column_stack(goal.blocks)
-        asked = asked - asked.mean(axis=0)
+    z = normal_scores(outcomes.expected)
+    noise = outcomes.noise_variance / _unit(outcomes.expected) ** 2
+    n = len(z)
     scores = z.astype(np.float32)
+    asked, logits = np.empty((n, 0)), ()
+    if isinstance(goal, Values):
+        asked = np.column_stack(_scores_of(goal))
+    else:
+        logits = tuple(_logits(np.ones((n, 1)), winners(b)) for b in goal.blocks)
     return Regression(
         scores=scores,
         noise=noise,
         goal=goal,
-        asked=asked.astype(np.float32),
-        fresh=rng.standard_normal((len(z), runs)).astype(np.float32),
+        # One more, for asking what a run would add to the whole batch.
+        fresh=rng.standard_normal((n, runs + 1)).astype(np.float32),
         variance=(scores**2).mean(axis=0).astype(float),
-        cross=(scores.T @ asked.astype(np.float32) / len(z)).astype(float),
+        cross=(scores.T @ asked.astype(np.float32) / n).astype(float),
+        covariance=asked.T @ asked / n,
         loads=(),
-        asked_loads=(),
-        innovations=np.empty((len(z), 0), dtype=np.float32),
+        innovations=np.empty((n, 0), dtype=np.float32),
+        logits=logits,
     )
+
+
+def _unit(values: Array) -> Array:
+    """Return what a unit of the normal scores is in each column, the geometric mean over draws.
+
+    That mean is what the entropies of a column and of its scores differ by; for normal draws it is
+    the standard deviation.
+    """
+    n = len(values)
+    step = max(1, n // 50)
+    score = ndtri((np.arange(n) + 0.5) / n)
+    ordered = np.sort(values, axis=0)
+    slope = (ordered[step:] - ordered[:-step]) / (score[step:] - score[:-step])[:, None]
+    return np.exp(np.log(np.maximum(slope, 1e-9)).mean(axis=0))
+
+
+def _softmax(logits: Array) -> Array:
+    weight = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weight / weight.sum(axis=1, keepdims=True)
+
+
+def _log_likelihood(logits: Array, winner: Array) -> float:
+    top = logits.max(axis=1)
+    norm = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    return float((logits[np.arange(len(winner)), winner] - norm).mean())
+
+
+def _newton(basis: Array, offset: Array, winner: Array) -> Array:
+    """Return logits ``offset + basis @ coefficients`` of the highest likelihood.
+
+    Parameters
+    ----------
+    basis : ndarray, shape (draws, winners, coefficients)
+        How each coefficient enters the logit of each winner.
+    offset : ndarray, shape (draws, winners)
+        Logits to start from.
+    winner : ndarray of int, shape (draws,)
+        Who won.
+    """
+    n, _, width = basis.shape
+    hit = np.eye(offset.shape[1])[winner]
+    flat = basis.reshape(-1, width)
+    logits, best = offset, _log_likelihood(offset, winner)
+    # A slight ridge keeps coefficients finite where winners are separated perfectly.
+    coefficients, ridge = np.zeros(width), 1e-4
+    for _ in range(NEWTON_STEPS):
+        q = _softmax(logits)
+        gradient = flat.T @ (hit - q).ravel() / n - ridge * coefficients
+        weighted = (basis * q[:, :, None]).reshape(-1, width)
+        mean = weighted.reshape(n, -1, width).sum(axis=1)
+        hessian = (flat.T @ weighted - mean.T @ mean) / n + ridge * np.eye(width)
+        step = np.linalg.solve(hessian, gradient)
+        for length in (1.0, 0.3, 0.1):
+            new = coefficients + length * step
+            trial = offset + (flat @ new).reshape(offset.shape)
+            reached = _log_likelihood(trial, winner)
+            if reached > best:
+                break
+        else:
+            break
+        coefficients, logits, gained, best = new, trial, reached - best, reached
+        if gained < 1e-6:
+            break
+    return logits
+
+
+def _logits(features: Array, winner: Array) -> Array:
+    """Return multinomial logits regressed on features, shape (draws, winners)."""
+    n, width = features.shape
+    classes = int(winner.max()) + 1
+    basis = np.zeros((n, classes, width * (classes - 1)))
+    for j in range(1, classes):
+        basis[:, j, (j - 1) * width : j * width] = features
+    return _newton(basis, np.zeros((n, classes)), winner)
+
+
+def _added(logits: Array, winner: Array, feature: Array) -> float:
+    """Return what one more feature adds to the mean log likelihood of the winners.
+
+    The logits so far are stretched by a common factor, because knowing more makes them surer, and
+    get an intercept and a slope each. The full regression would add a little more.
+    """
+    n, classes = logits.shape
+    basis = np.zeros((n, classes, 2 * classes - 1))
+    for j in range(1, classes):
+        basis[:, j, j - 1] = feature
+        basis[:, j, classes + j - 2] = 1.0
+    basis[:, :, -1] = logits
+    fitted = _newton(basis, logits, winner)
+    return _log_likelihood(fitted, winner) - _log_likelihood(logits, winner)
 
 
 # --------------------------------------------------------------------------- batches
@@ -575,7 +607,7 @@ class Batch:
         The batch's gain over an upper bound of that of any batch of the same budget (online bound
         of [4]_), which holds if gains diminish as the batch grows.
     risen : int
-        How often a candidate was found to add more than in an earlier step: where two runs
+        How often a candidate was found to add more than a step earlier: where two runs
         complement one another, gains do not diminish.
     evaluations : int
         Gains computed, of all steps.
@@ -618,52 +650,53 @@ def _greedy(
     weight = 1 / costs if rule == "gain per cost" else np.ones(n)
     state, left = start, budget
     open_ = np.ones(n, dtype=bool)
-    known = np.full(n, np.inf)  # the gain last computed, an upper bound if gains diminish
+    before = np.full(n, np.inf)
     chosen: list[int] = []
     gains: list[float] = []
     risen = evaluations = 0
-    while len(chosen) < runs:
+    while True:
+        screen = state.screen()
+        # A hundredth of a nat is beyond the noise between two evaluations of one candidate.
+        risen += int((screen > before + 0.01).sum())
+        before = screen
         open_ &= costs <= left
-        if not open_.any():
+        if len(chosen) == runs or not open_.any():
             break
-        best, fresh, rises = _best(state, known, weight, open_)
-        risen += rises
-        evaluations += int(fresh.sum())
-        if known[best] < WORTH:
+        best, gain, looked = _best(state, screen, weight, open_)
+        evaluations += looked
+        if gain < WORTH:
             break
         chosen.append(best)
-        gains.append(float(known[best]))
+        gains.append(gain)
         left -= costs[best]
         open_[groups == groups[best]] = False
-        if len(chosen) < runs:
-            state = state.given(best)
+        state = state.given(best)
     total = sum(gains)
-    rest = _affordable(known, costs, budget, ~np.isin(np.arange(n), chosen))
+    rest = _affordable(screen, costs, budget, ~np.isin(groups, groups[chosen]))
     share = total / (total + rest) if total > 0 else np.nan
     return Batch(tuple(chosen), tuple(gains), rule, share, risen, evaluations)
 
 
 def _best(
-    state: Regression, known: Array, weight: Array, open_: Array
-) -> tuple[int, Array, int]:
-    """Return the candidate of the highest gain x weight; renew ``known`` where it is looked at."""
-    fresh = np.zeros(len(known), dtype=bool)
-    screen = np.where(open_, state.screen() * weight, -np.inf)
-    promising = np.argsort(-screen)[:CHUNK]
-    risen = 0
-    look = promising[open_[promising]]
-    while True:
-        renewed = state.gains(look)
-        # A hundredth of a nat is beyond the noise between two evaluations of one candidate.
-        risen += int((renewed > known[look] + 0.01).sum())
-        known[look] = renewed
-        fresh[look] = True
-        bound = np.where(open_, known * weight, -np.inf)
-        best = int(np.argmax(np.where(fresh, bound, -np.inf)))
-        stale = np.flatnonzero(~fresh & (bound > bound[best]))
-        if not len(stale):
-            return best, fresh, risen
-        look = stale[np.argsort(-bound[stale])][:CHUNK]
+    state: Regression, screen: Array, weight: Array, open_: Array
+) -> tuple[int, float, int]:
+    """Return the candidate of the highest gain x weight, its gain, and how many were looked at.
+
+    Lazy: candidates are evaluated in the order of what the screen lets hope for, until none that is
+    left could win. The screen is renewed at each step, for one run may make another worth more.
+    """
+    hope = np.where(open_, (SLACK * screen + WORTH) * weight, -np.inf)
+    order = np.argsort(-hope)
+    found: dict[int, float] = {}
+    best = -1
+    for first in range(0, len(order), CHUNK):
+        look = order[first : first + CHUNK]
+        look = look[np.isfinite(hope[look])]
+        if not len(look) or (found and hope[look[0]] <= found[best] * weight[best]):
+            break
+        found |= dict(zip(look.tolist(), state.gains(look).tolist(), strict=True))
+        best = max(found, key=lambda i: found[i] * weight[i])
+    return best, found[best], len(found)
 
 
 def _affordable(gains: Array, costs: Array, budget: float, among: Array) -> float:
@@ -695,7 +728,7 @@ def _gains_along(few: Outcomes, goal: Goal, seed: int) -> Array:
     state = regression(few, goal, np.random.default_rng(seed), runs)
     gains = np.empty(runs)
     for i in range(runs):
-        gains[i] = state.gains(np.array([i]), FINAL_FANTASIES, FINAL_RESIDUALS)[0]
+        gains[i] = state.gains(np.array([i]))[0]
         state = state.given(i)
     return gains
 
