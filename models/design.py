@@ -37,11 +37,9 @@ if TYPE_CHECKING:
 GOALS = ("winner", "forecast", "parameters")
 DRAWS = 2000  # posterior draws that a plan uses
 RUNS = 20  # runs that a plan has at most
-# A nested estimate is left out where fewer draws than this carry it: it would be low, and its
-# standard error would not say so.
-ENOUGH = 30
 INTERVAL = (0.05, 0.95)
 FLOP_PER_TOKEN = 6  # and parameter, forward and backward: Kaplan et al. 2020, arXiv:2001.08361
+UNNAMED = "not seen yet: "  # what the name given to an unnamed base model begins with
 MEASURED_COSTS = ("gpu_seconds", "train_flops")  # columns of a run table, the first one preferred
 
 
@@ -239,9 +237,11 @@ def _named(layout: Layout, table: pd.DataFrame) -> pd.DataFrame:
     """Give a base model without a name the one of its own that its factors and family make."""
     question = layout.question
     keys = [c for c in question.cell if c not in ("task", "method")] + list(question.factors)
-    own = table[keys].astype(object).apply(lambda row: ", ".join(f"{v}" for v in row), axis=1)
+    own = table[keys].apply(
+        lambda row: ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in row), axis=1
+    )
     named = table[question.curve] != ""
-    other = "not seen yet: " + own if keys else pd.Series("not seen yet", index=table.index)
+    other = UNNAMED + (own if keys else pd.Series("", index=table.index))
     return table.assign(**{question.curve: table[question.curve].where(named, other)})
 
 
@@ -465,21 +465,23 @@ def _runs_table(
     # What was asked for as it was asked, completed by what the fit filled in.
     told = candidates.reset_index(drop=True).drop(columns="cost", errors="ignore")
     added = [c for c in ready if c not in told]
-    table = pd.concat([told, ready[added]], axis=1).iloc[list(chosen)].reset_index(drop=True)
+    table = pd.concat([told, _as_asked(ready)[added]], axis=1).iloc[list(chosen)].reset_index(drop=True)
     table.insert(0, "rank", range(1, len(chosen) + 1))
-    enough = [e.ess >= ENOUGH for e in nested]
     table["gain"] = [e.gain for e in exact]
     table["gain_se"] = [e.error for e in exact]
-    table["gain_nested"] = [e.gain if k else np.nan for e, k in zip(nested, enough, strict=True)]
-    table["gain_nested_se"] = [
-        e.error if k else np.nan for e, k in zip(nested, enough, strict=True)
-    ]
+    table["gain_nested"] = [e.gain for e in nested]
+    table["gain_nested_se"] = [e.error for e in nested]
     table["ess"] = [e.ess for e in nested]
     table["cost"] = costs[list(chosen)]
     table["gain_per_cost"] = table["gain"] / table["cost"]
     table["cumulative_gain"] = table["gain"].cumsum()
     table["cumulative_cost"] = table["cost"].cumsum()
     return table
+
+
+def _as_asked(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table without the names that base models got for the lack of one."""
+    return table.mask(table.astype(str).apply(lambda c: c.str.startswith(UNNAMED)), "")
 
 
 def prospects(
@@ -511,7 +513,7 @@ def prospects(
         "width_before": float(widths[0].mean()),
         "width_after": [float(w.mean()) for w in widths[1:]],
     }
-    by_target = targets.iloc[order].reset_index(drop=True)
+    by_target = _as_asked(targets.iloc[order].reset_index(drop=True))
     by_target = by_target.assign(width_before=widths[0], width_after=widths[-1])
     if rivals:
         right, regret = [s.right_winner() for s in states], [s.regret() for s in states]

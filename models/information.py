@@ -36,7 +36,9 @@ import numpy as np
 from scipy.special import gammaln, ndtri
 
 GROUPS = 10  # of draws, for jackknife standard errors
-OUTER = 2000  # outcomes of nested Monte Carlo
+OUTER = 1000  # outcomes of nested Monte Carlo
+# A nested estimate needs so many effective draws: with fewer it is low, and its error does not say.
+ENOUGH = 30
 CHUNK = 16  # candidates evaluated at once by the lazy greedy choice
 SLACK = 1.5  # how many times the screened gain a candidate may have, for the lazy choice
 NEWTON_STEPS = 12
@@ -664,7 +666,7 @@ def _greedy(
             break
         best, gain, looked = _best(state, screen, weight, open_)
         evaluations += looked
-        if gain < WORTH:
+        if best is None:
             break
         chosen.append(best)
         gains.append(gain)
@@ -679,24 +681,27 @@ def _greedy(
 
 def _best(
     state: Regression, screen: Array, weight: Array, open_: Array
-) -> tuple[int, float, int]:
+) -> tuple[int | None, float, int]:
     """Return the candidate of the highest gain x weight, its gain, and how many were looked at.
+
+    None where no candidate adds what is worth it.
 
     Lazy: candidates are evaluated in the order of what the screen lets hope for, until none that is
     left could win. The screen is renewed at each step, for one run may make another worth more.
     """
-    hope = np.where(open_, (SLACK * screen + WORTH) * weight, -np.inf)
-    order = np.argsort(-hope)
+    hoped = SLACK * screen
+    hope = np.where(open_ & (hoped >= WORTH), hoped * weight, -np.inf)
+    order = np.argsort(-hope)[: np.isfinite(hope).sum()]
     found: dict[int, float] = {}
-    best = -1
+    best: int | None = None
     for first in range(0, len(order), CHUNK):
         look = order[first : first + CHUNK]
-        look = look[np.isfinite(hope[look])]
-        if not len(look) or (found and hope[look[0]] <= found[best] * weight[best]):
+        if best is not None and hope[look[0]] <= found[best] * weight[best]:
             break
         found |= dict(zip(look.tolist(), state.gains(look).tolist(), strict=True))
-        best = max(found, key=lambda i: found[i] * weight[i])
-    return best, found[best], len(found)
+        worth = [i for i, gain in found.items() if gain >= WORTH]
+        best = max(worth, key=lambda i: found[i] * weight[i], default=None)
+    return best, 0.0 if best is None else found[best], len(found)
 
 
 def _affordable(gains: Array, costs: Array, budget: float, among: Array) -> float:
@@ -736,9 +741,18 @@ def _gains_along(few: Outcomes, goal: Goal, seed: int) -> Array:
 def nested_along(
     outcomes: Outcomes, goal: Goal, chosen: Sequence[int], rng: np.random.Generator
 ) -> list[Estimate]:
-    """Return the same gains by nested Monte Carlo."""
+    """Return the same gains by nested Monte Carlo, NaN from where fewer than `ENOUGH` draws count.
+
+    Outcomes narrow a posterior down, and soon no draw of it is close to a whole batch of them.
+    """
     nested = Nested(outcomes, goal, rng)
-    return [nested.add(candidate) for candidate in chosen]
+    found: list[Estimate] = []
+    for candidate in chosen:
+        estimate = nested.add(candidate)
+        if estimate.ess < ENOUGH:
+            break
+        found.append(estimate)
+    return found + [Estimate(np.nan, np.nan)] * (len(chosen) - len(found))
 
 
 def exhaustive(
