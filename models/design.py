@@ -168,7 +168,7 @@ def plan(
 
     # Identical runs once, whatever their costs and replicates.
     groups = run_groups(layout, ready)
-    start = regression(outcomes, asked, np.random.default_rng(seed), min(runs, len(ready)))
+    start = regression(outcomes, asked, np.random.default_rng([seed, 3]), min(runs, len(ready)))
     batch = choose(start, costs, budget, runs, groups)
     if not batch.chosen:
         raise FitError(
@@ -465,7 +465,9 @@ def _runs_table(
     # What was asked for as it was asked, completed by what the fit filled in.
     told = candidates.reset_index(drop=True).drop(columns="cost", errors="ignore")
     added = [c for c in ready if c not in told]
-    table = pd.concat([told, _as_asked(ready)[added]], axis=1).iloc[list(chosen)].reset_index(drop=True)
+    table = (
+        pd.concat([told, _as_asked(ready)[added]], axis=1).iloc[list(chosen)].reset_index(drop=True)
+    )
     table.insert(0, "rank", range(1, len(chosen) + 1))
     table["gain"] = [e.gain for e in exact]
     table["gain_se"] = [e.error for e in exact]
@@ -502,7 +504,7 @@ def prospects(
     rivals = all(len(rows) > 1 for rows in contests)
     few = outcomes.take(slice(None), np.asarray(chosen, dtype=int))
     blocks = Contests(tuple(ahead.expected[:, rows] for rows in contests))
-    state = regression(few, blocks, np.random.default_rng(seed), len(chosen))
+    state = regression(few, blocks, np.random.default_rng([seed, 3]), len(chosen))
     noise = np.random.default_rng([seed, 2]).standard_t(ahead.df[:, None], ahead.scale.shape)
     logs, noise = ahead.expected[:, order], (noise * ahead.scale)[:, order]
     states = [state]

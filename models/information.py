@@ -28,12 +28,12 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.special import gammaln, ndtri
+from scipy.special import digamma, gammaln, ndtri
 
 GROUPS = 10  # of draws, for jackknife standard errors
 OUTER = 1000  # outcomes of nested Monte Carlo
@@ -42,6 +42,7 @@ ENOUGH = 30
 CHUNK = 16  # candidates evaluated at once by the lazy greedy choice
 SLACK = 1.5  # how many times the screened gain a candidate may have, for the lazy choice
 NEWTON_STEPS = 12
+NOISE_DRAWS = 200  # over which the distribution of run noise is averaged
 WORTH = 1e-3  # nats; a plan ends where the next run would add less, which is Monte Carlo noise
 
 type Array = np.ndarray
@@ -73,13 +74,20 @@ class Outcomes:
 
     @cached_property
     def noise_variance(self) -> Array:
-        """Variance of normal noise that tells as much about a location, shape (candidates,).
+        """Variance of the normal noise that hides as much, shape (candidates,).
 
-        The Fisher information of a Student-t location is ``(df + 1) / ((df + 3) scale^2)``. The
-        geometric mean over draws, because information goes by the logarithm.
+        It has the entropy of the noise of all draws together, heavy tails and an uncertain scale
+        included: where noise is small against what it hides, information goes by that alone.
         """
-        tails = np.where(np.isinf(self.df), 0.0, np.log1p(2 / (self.df + 1)))
-        return np.exp((2 * np.log(self.scale)).mean(axis=0) + tails.mean())
+        at = _spread_out(len(self.df), NOISE_DRAWS)
+        unit = np.exp(np.log(self.scale[at]).mean(axis=0))
+        grid = np.linspace(-9.0, 7.0, 97)  # of log |noise| over its unit
+        x = np.exp(grid)[:, None] * unit
+        density = sum(np.exp(log_student(x, self.scale[s], self.df[s])) for s in at) / len(at)
+        mass = 2 * np.trapezoid(density * x, grid, axis=0)
+        density /= mass
+        entropy = -2 * np.trapezoid(density * np.log(density + 1e-300) * x, grid, axis=0)
+        return np.exp(2 * entropy) / (2 * np.pi * np.e)
 
 
 @dataclass(frozen=True)
@@ -166,8 +174,9 @@ class Nested:
     The outcome drawn from draw ``o`` weighs every draw ``s`` by the likelihood of that outcome.
     For winners the gain is the mean of ``log p(y | winner) - log p(y)`` [2]_. Averages with and
     without ``s = o`` have opposite errors of the same first order, so their mean is used. For
-    values it is the mean log ratio of the normal scores' determinants before and after, which is a
-    lower bound for a block of one quantity.
+    values it is the entropy of the normal scores less that of the weighted draws, taken for normal
+    ones; or for one quantity, if that is more, less the log score of a kernel density of the
+    weighted draws at draw ``o``. Both are lower bounds, the first one for one quantity.
 
     Parameters
     ----------
@@ -235,7 +244,7 @@ class Nested:
             winners = [b[kept].argmin(axis=1) for b in self.goal.blocks]
             told = [_class_terms(weight, own, w, at).mean() for w in winners]
         else:
-            told = [_value_terms(share, ess, g[kept]).mean() for g in self._scores]
+            told = [_value_gain(share, ess, g[kept], at) for g in self._scores]
         return float(np.mean(told)), float(np.median(ess))
 
 
@@ -246,9 +255,7 @@ def _scores_of(goal: Values) -> tuple[Array, ...]:
 def _without_groups(draws: int) -> list[Array]:
     """Return the draws that are left when each of `GROUPS` consecutive groups is taken out."""
     edges = np.linspace(0, draws, GROUPS + 1).astype(int)
-    return [
-        np.r_[0:low, high:draws] for low, high in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    return [np.r_[0:low, high:draws] for low, high in zip(edges[:-1], edges[1:], strict=True)]
 
 
 def _class_terms(weight: Array, own: Array, winner: Array, at: Array) -> Array:
@@ -266,6 +273,36 @@ def _class_terms(weight: Array, own: Array, winner: Array, at: Array) -> Array:
     left = np.maximum(same - own, 1e-300), np.maximum(n_same - 1, 1)
     without = np.log(left[0] / left[1]) - np.log(np.maximum(every - own, 1e-300) / (n - 1))
     return np.where(alone, 0.0, (with_own + without) / 2)
+
+
+def _value_gain(share: Array, ess: Array, scores: Array, at: Array) -> float:
+    found = _value_terms(share, ess, scores)
+    if scores.shape[1] == 1:
+        kernel = _kernel_terms(share, ess, scores[:, 0], at)
+        more = kernel - found
+        # The larger of two bounds, unless chance decides which one that is.
+        if more.mean() > 4 * more.std() / np.sqrt(len(more)):
+            found = kernel
+    return float(found.mean())
+
+
+def _kernel_terms(share: Array, ess: Array, scores: Array, at: Array) -> Array:
+    """Return log density after over before at each outcome's own draw, a standard normal before.
+
+    The weights leave that draw out. The kernel is normal, of Silverman's bandwidth.
+    """
+    order = np.argsort(scores)
+    ordered, below = scores[order], np.cumsum(share[:, order], axis=1)
+    middle = [ordered[np.minimum((below < q).sum(axis=1), len(scores) - 1)] for q in (0.25, 0.75)]
+    mean = share @ scores
+    sd = np.sqrt(np.maximum(share @ scores**2 - mean**2, 1e-12))
+    robust = np.minimum(sd, (middle[1] - middle[0]) / 1.34 + 1e-3 * sd)
+    width = (0.9 * robust * ess**-0.2)[:, None]
+    own = scores[at]
+    kernel = np.exp(-0.5 * ((own[:, None] - scores) / width) ** 2) / width
+    # A little of the density before guards against a draw that no other is near to.
+    density = 0.99 * (share * kernel).sum(axis=1) + 0.01 * np.exp(-0.5 * own**2)
+    return np.log(density) + 0.5 * own**2
 
 
 def _value_terms(share: Array, ess: Array, scores: Array) -> Array:
@@ -387,7 +424,8 @@ class Regression:
     def screen(self) -> Array:
         """Return the gain of every candidate, for winners to the second order in its effect.
 
-        For winners: Rao's score statistic of the candidate's coefficients, halved and by draw.
+        For winners: Rao's score statistic of the candidate's coefficients, by draw, taken for an
+        R^2.
         """
         everyone = np.arange(len(self.noise))
         if isinstance(self.goal, Values):
@@ -406,7 +444,9 @@ class Regression:
             inside = squares.T @ weight.reshape(-1, n * n) / self.draws
             inside = inside.reshape(-1, n, n).astype(float) + 1e-9 * np.eye(n)
             solved = np.linalg.solve(inside, score[:, :, None])[:, :, 0]
-            total += 0.5 * (score * solved).sum(axis=1) - n / (2 * self.draws)
+            # Of one feature it is the share of variance between the winners, so at most 1.
+            share = np.clip((score * solved).sum(axis=1), 0, 0.98)
+            total += -0.5 * np.log1p(-share) - n / (2 * self.draws)
         return total / len(self.goal.blocks)
 
     def right_winner(self) -> Array:
@@ -416,16 +456,18 @@ class Regression:
     def regret(self) -> Array:
         """Return by how many nats the method named exceeds the best, on average, at each target.
 
-        Named is the method of the lowest loss as regressed on the batch's outcomes.
+        Named is the method of the lowest loss as regressed on the batch's outcomes, or the most
+        probable winner, whichever rule pays less: the best rule pays no more than either.
         """
         assert isinstance(self.goal, Contests)
         x = np.column_stack([np.ones(self.draws), self.innovations]).astype(float)
         found = []
-        for block in self.goal.blocks:
+        for block, logits in zip(self.goal.blocks, self.logits, strict=True):
             losses = np.exp(block)
-            named = (x @ np.linalg.lstsq(x, losses, rcond=None)[0]).argmin(axis=1)
-            paid = losses[np.arange(self.draws), named] - losses.min(axis=1)
-            found.append(paid.mean())
+            lowest = (x @ np.linalg.lstsq(x, losses, rcond=None)[0]).argmin(axis=1)
+            likeliest = np.unique(block.argmin(axis=1))[logits.argmax(axis=1)]
+            paid = [losses[np.arange(self.draws), named].mean() for named in (lowest, likeliest)]
+            found.append(min(paid) - losses.min(axis=1).mean())
         return np.array(found)
 
     def innovation(self, candidates: Array) -> Array:
@@ -511,7 +553,9 @@ def _unit(values: Array) -> Array:
     score = ndtri((np.arange(n) + 0.5) / n)
     ordered = np.sort(values, axis=0)
     slope = (ordered[step:] - ordered[:-step]) / (score[step:] - score[:-step])[:, None]
-    return np.exp(np.log(np.maximum(slope, 1e-9)).mean(axis=0))
+    # The logarithm of a sum of spacings, which is Gamma distributed, is low by as much.
+    low = digamma(step) - np.log(step)
+    return np.exp(np.log(np.maximum(slope, 1e-9)).mean(axis=0) - low)
 
 
 def _softmax(logits: Array) -> Array:
@@ -538,11 +582,13 @@ def _newton(basis: Array, offset: Array, winner: Array) -> Array:
         Who won.
     """
     n, _, width = basis.shape
+    if width == 0:
+        return offset
     hit = np.eye(offset.shape[1])[winner]
     flat = basis.reshape(-1, width)
     logits, best = offset, _log_likelihood(offset, winner)
     # A slight ridge keeps coefficients finite where winners are separated perfectly.
-    coefficients, ridge = np.zeros(width), 1e-4
+    coefficients, ridge = np.zeros(width), 1e-6
     for _ in range(NEWTON_STEPS):
         q = _softmax(logits)
         gradient = flat.T @ (hit - q).ravel() / n - ridge * coefficients
@@ -730,7 +776,7 @@ def along(outcomes: Outcomes, goal: Goal, chosen: Sequence[int], seed: int) -> l
 
 def _gains_along(few: Outcomes, goal: Goal, seed: int) -> Array:
     runs = few.expected.shape[1]
-    state = regression(few, goal, np.random.default_rng(seed), runs)
+    state = regression(few, goal, np.random.default_rng([seed, 3]), runs)
     gains = np.empty(runs)
     for i in range(runs):
         gains[i] = state.gains(np.array([i]))[0]
@@ -739,13 +785,17 @@ def _gains_along(few: Outcomes, goal: Goal, seed: int) -> Array:
 
 
 def nested_along(
-    outcomes: Outcomes, goal: Goal, chosen: Sequence[int], rng: np.random.Generator
+    outcomes: Outcomes,
+    goal: Goal,
+    chosen: Sequence[int],
+    rng: np.random.Generator,
+    outer: int = OUTER,
 ) -> list[Estimate]:
     """Return the same gains by nested Monte Carlo, NaN from where fewer than `ENOUGH` draws count.
 
     Outcomes narrow a posterior down, and soon no draw of it is close to a whole batch of them.
     """
-    nested = Nested(outcomes, goal, rng)
+    nested = Nested(outcomes, goal, rng, outer)
     found: list[Estimate] = []
     for candidate in chosen:
         estimate = nested.add(candidate)
@@ -753,27 +803,3 @@ def nested_along(
             break
         found.append(estimate)
     return found + [Estimate(np.nan, np.nan)] * (len(chosen) - len(found))
-
-
-def exhaustive(
-    start: Regression, costs: Array, budget: float, evaluate: Callable[[Regression], float]
-) -> tuple[tuple[int, ...], float]:
-    """Return the best of all batches within a budget: for pools of a dozen at most.
-
-    Parameters
-    ----------
-    evaluate : callable
-        What a batch is worth, from the state that it leaves.
-    """
-    best: tuple[tuple[int, ...], float] = ((), evaluate(start))
-    stack: list[tuple[tuple[int, ...], float, Regression]] = [((), budget, start)]
-    while stack:
-        batch, left, state = stack.pop()
-        for candidate in range(batch[-1] + 1 if batch else 0, len(costs)):
-            if costs[candidate] <= left:
-                grown = state.given(candidate)
-                worth = evaluate(grown)
-                if worth > best[1]:
-                    best = ((*batch, candidate), worth)
-                stack.append(((*batch, candidate), left - costs[candidate], grown))
-    return best

@@ -260,9 +260,7 @@ class Predictor:
         return self._rng(*key).standard_normal(self.size)
 
 
-def check_targets(
-    targets: pd.DataFrame, layout: Layout, who: str = "targets"
-) -> pd.DataFrame:
+def check_targets(targets: pd.DataFrame, layout: Layout, who: str = "targets") -> pd.DataFrame:
     """Return targets with every column that the fit needs, or say in one sentence what is wrong.
 
     A missing or empty base model means an unseen one. A base model that the table holds brings
