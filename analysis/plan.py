@@ -104,10 +104,12 @@ def plot_map(ax: Axes, rows: pd.DataFrame, factor: str, data: str, *, top: float
         vmax=max(top, 1e-6),
     )
     chosen = rows[rows["rank"].notna()].groupby([data, factor], sort=False)["rank"]
-    for (at, size), ranks in chosen:
-        i, j = table.columns.get_loc(at), table.index.get_loc(size)
+    columns, sizes = table.columns.to_list(), table.index.to_list()
+    for place, ranks in chosen:
+        at, size = np.asarray(place, dtype=float)
+        i, j = columns.index(at), sizes.index(size)
         text = ",".join(str(r) for r in sorted(ranks))
-        bright = float(table.iloc[int(j), int(i)]) > 0.6 * top
+        bright = table.to_numpy(float)[j, i] > 0.6 * top
         ax.text(
             float(i), float(j), text, ha="center", va="center", fontsize=8, fontweight="bold",
             color="black" if bright else "white",

@@ -101,6 +101,10 @@ def masked(pool: pd.DataFrame, *, law: str, cell: tuple[str, ...], **ask: Any) -
     import pytensor.tensor as pt
 
     layout = lay_out(pool, question_of(pool, law=law, cell=cell, **ask))
+    # Half-way coordinates for slopes, whatever will be bought: a curve without runs that is sampled
+    # as if its runs determined it costs long trajectories. The model is the same.
+    steep = np.maximum(-layout.slope, 1e-3)
+    layout = replace(layout, slope=-steep, slope_error=WEAK["rate"].scatter * steep)
     coords = dim_sizes(layout) | {"row": np.arange(len(layout.row_curve)).tolist()}
     with pm.Model(coords=coords) as model:
 

@@ -28,6 +28,7 @@ References
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -241,8 +242,8 @@ class Nested:
         share = others / np.maximum(others.sum(axis=1, keepdims=True), 1e-300)
         ess = 1 / np.maximum((share**2).sum(axis=1), 1e-12)
         if isinstance(self.goal, Contests):
-            winners = [b[kept].argmin(axis=1) for b in self.goal.blocks]
-            told = [_class_terms(weight, own, w, at).mean() for w in winners]
+            won = [b[kept].argmin(axis=1) for b in self.goal.blocks]
+            told = [float(_class_terms(weight, own, w, at).mean()) for w in won]
         else:
             told = [_value_gain(share, ess, g[kept], at) for g in self._scores]
         return float(np.mean(told)), float(np.median(ess))
@@ -255,7 +256,7 @@ def _scores_of(goal: Values) -> tuple[Array, ...]:
 def _without_groups(draws: int) -> list[Array]:
     """Return the draws that are left when each of `GROUPS` consecutive groups is taken out."""
     edges = np.linspace(0, draws, GROUPS + 1).astype(int)
-    return [np.r_[0:low, high:draws] for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    return [np.r_[0:low, high:draws] for low, high in itertools.pairwise(edges)]
 
 
 def _class_terms(weight: Array, own: Array, winner: Array, at: Array) -> Array:
@@ -336,9 +337,10 @@ class Regression:
     candidates. Fantasies, one for each draw, stand for the outcomes of the batch; they are joint,
     so that what two runs share counts once.
 
-    Values are regressed linearly: ``-log(1 - R^2) / 2`` for one quantity, a lower bound [3]_.
-    Winners are regressed by multinomial logits: ``E[log q(winner | y)] + H(winner)``, a lower bound
-    whatever ``q`` is (Barber and Agakov 2003). From both is taken what chance alone gives.
+    Values are regressed linearly: ``-log(1 - R^2) / 2`` for one quantity, a lower bound [3]_ but
+    for the noise, which is taken for normal noise of the same entropy. Winners are regressed by
+    multinomial logits: ``E[log q(winner | y)] + H(winner)``, a lower bound whatever ``q`` is
+    (Barber and Agakov 2003). From both is taken what chance alone gives.
 
     Parameters
     ----------
@@ -522,7 +524,8 @@ def regression(
     noise = outcomes.noise_variance / _unit(outcomes.expected) ** 2
     n = len(z)
     scores = z.astype(np.float32)
-    asked, logits = np.empty((n, 0)), ()
+    asked = np.empty((n, 0))
+    logits: tuple[Array, ...] = ()
     if isinstance(goal, Values):
         asked = np.column_stack(_scores_of(goal))
     else:

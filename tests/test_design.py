@@ -64,12 +64,11 @@ def closed_winner(run: int) -> float:
     e = np.linspace(-8, 8, 4001)
     share = (RUNS[run] @ A) ** 2 / (RUNS[run] @ RUNS[run] + NOISE[run] ** 2)
     p = norm.cdf((MARGIN + np.sqrt(share) * e) / np.sqrt(A @ A - share))
-    return entropy(norm.cdf(MARGIN / np.sqrt(A @ A))) - float(
-        np.trapezoid(entropy(p) * norm.pdf(e), e)
-    )
+    before = entropy(np.asarray(norm.cdf(MARGIN / np.sqrt(A @ A))))
+    return float(before - np.trapezoid(entropy(p) * norm.pdf(e), e))
 
 
-def entropy(p: np.ndarray | float) -> np.ndarray | float:
+def entropy(p: np.ndarray) -> np.ndarray:
     p = np.clip(p, 1e-12, 1 - 1e-12)
     return -(p * np.log(p) + (1 - p) * np.log(1 - p))
 
@@ -304,7 +303,8 @@ def test_greedy_is_near_the_best_of_all_batches(seed: int) -> None:
 def test_the_lazy_choice_is_the_greedy_one() -> None:
     start, costs = pool(3, n=60)
     batch = choose(start, costs, 5.0, 4, np.arange(60))
-    state, left, chosen = start, 5.0, []
+    state, left = start, 5.0
+    chosen: list[int] = []
     weight = 1 / costs if batch.rule == "gain per cost" else np.ones(60)
     for _ in batch.chosen:
         gains = state.gains(np.arange(60))
@@ -359,7 +359,7 @@ def test_the_estimators_agree_on_our_law(
     candidates = ready_candidates(fit, pd.DataFrame(rows))
     outcomes, ahead = joint_draws(fit, candidates, targets, 0)
     assert ahead is not None
-    loud = Outcomes(outcomes.expected, 5 * outcomes.scale, outcomes.df)
+    loud = Outcomes(outcomes.expected, 20 * outcomes.scale, outcomes.df)
     contests = contests_of(fit.members[0].layout, targets)
     blocks = tuple(ahead.expected[:, rows] for rows in contests)
     checked = 0
@@ -369,8 +369,7 @@ def test_the_estimators_agree_on_our_law(
         for i in range(len(rows)):
             exact, bound = nested.gain(i), along(loud, goal, [i], 0)[0]
             error = np.hypot(exact.error, bound.error)
-            # The bound may lie below by what it leaves out, and above by chance alone.
-            assert bound.gain < exact.gain + 4 * error, (i, exact, bound)
-            assert bound.gain > 0.5 * exact.gain - 4 * error, (i, exact, bound)
+            # Scales of noise, which the prior leaves open over a decade, are where they differ.
+            assert abs(bound.gain - exact.gain) < 0.4 * exact.gain + 4 * error, (i, exact, bound)
             checked += exact.gain > 4 * exact.error
     assert checked >= 4  # of them are large enough to disagree about
