@@ -1,4 +1,4 @@
-"""Fit, plan, run, fit again: how soon do planned runs tell which method wins on the largest model?
+"""How soon do planned runs tell which method wins on the largest model? Fit, plan, run, again.
 
 python analysis/plan_ladder.py [OUT]    (some minutes; writes OUT/rounds.csv and OUT/plan.png)
 
@@ -38,7 +38,9 @@ def main(out: Path = Path("forecasts/plan"), *, seed: int = 0) -> None:
     ladder = read_runs("ladder")
     ladder = ladder[(ladder["finetune_examples"] > 0) & (ladder["status"] == "done")]
     target = pd.DataFrame([TARGET])
-    answer = (ladder[list(TARGET)] == pd.Series(TARGET)).all(axis=1)
+    answer = (ladder["base_model"] == TARGET["base_model"]) & (
+        ladder["finetune_examples"] == TARGET["finetune_examples"]
+    )
     shelf = ladder[~answer].reset_index(drop=True)
     known = shelf.query(KNOWN)
     budget = SHARE * 6 * float((shelf["model_size"] * shelf["finetune_examples"]).sum())

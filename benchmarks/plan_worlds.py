@@ -2,8 +2,9 @@
 
     python benchmarks/plan_worlds.py --worlds 100 --out benchmarks/results/plan_worlds.json
 
-Each world draws laws, checkpoints and noise as worlds.py does. The pool are the runs of 1B to 8B,
-at a cost of 6ND with one token an example. The cheapest 5 % of them are known at the start; each
+Each world draws laws, checkpoints and noise as worlds.py does, of one task: worlds 0, 3, 6 ... are
+of the first task, and so on. The pool are its runs of 1B to 8B, at a cost of 6ND with one token an
+example. The cheapest 5 % of them are known at the start; each
 strategy then buys for 1, 5 and 10 % of the pool's cost, once, without looking at what comes. Every
 choice is judged by a refit: how often the method of the highest p_best at 16B is the true winner,
 what choosing it costs in nats, and the CRPS of the 16B losses expected. A plan of tunecast has at
@@ -26,7 +27,7 @@ import pandas as pd
 from masked import Masked, masked
 from resume import append, kept, mean_and_error, save
 from strategies import STRATEGIES, choose
-from worlds import METHODS, contests, laws_of_a_world, split, true_losses
+from worlds import METHODS, TASKS, contests, laws_of_a_world, split, true_losses
 
 from tunecast.models.fits import Fit
 from tunecast.models.scoring import crps
@@ -42,9 +43,10 @@ def costs_of(pool: pd.DataFrame) -> np.ndarray:
     return 6 * pool["model_size"].to_numpy(float) * pool["finetune_examples"].to_numpy(float)
 
 
-def judged(fit: Fit, truth: np.ndarray, effects: dict[str, float]) -> dict[str, Any]:
-    """Return right winners, regret in nats and CRPS of expected log losses over all contests."""
-    places = contests()
+def judged(
+    fit: Fit, places: pd.DataFrame, truth: np.ndarray, effects: dict[str, float]
+) -> dict[str, Any]:
+    """Return right winners, regret in nats and CRPS of expected log losses over contests."""
     every = pd.concat([places.assign(method=m) for m in METHODS], ignore_index=True)
     x = np.log(fit.draws(every).expected)
     # Not by `compare`: a method of which nothing was bought is a candidate for winning too.
@@ -63,13 +65,25 @@ def judged(fit: Fit, truth: np.ndarray, effects: dict[str, float]) -> dict[str, 
     }
 
 
+def task_of(number: int) -> str:
+    """Return the task of a world."""
+    return TASKS[number % len(TASKS)]
+
+
+def of_task(runs: pd.DataFrame, task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a task's runs of 1B to 8B, and those of 16B."""
+    return split(runs[runs["task"] == task].reset_index(drop=True))
+
+
 def world(number: int, model: Masked, settings: dict[str, Any]) -> dict[str, Any]:
     """Return how each strategy did at each budget in one world."""
     rng = np.random.default_rng([settings["seed"], number])
     laws = laws_of_a_world(rng)
     runs = simulate(rng, laws=laws)
-    pool, test = split(runs)
-    truth, costs, losses = true_losses(laws), costs_of(pool), pool["loss"].to_numpy(float)
+    pool, test = of_task(runs, task_of(number))
+    here = (contests()["task"] == task_of(number)).to_numpy()
+    places, truth = contests()[here].reset_index(drop=True), true_losses(laws)[here]
+    costs, losses = costs_of(pool), pool["loss"].to_numpy(float)
     # The median residual of a checkpoint's many runs is its effect to within 0.001.
     rest = np.log(test["loss"].to_numpy(float)) - _log_law(test, laws)
     effects = pd.Series(rest).groupby(test["base_model"]).median().to_dict()
@@ -78,23 +92,23 @@ def world(number: int, model: Masked, settings: dict[str, Any]) -> dict[str, Any
     chain = {name: settings[name] for name in ("draws", "tune", "chains")}
     seed = int(rng.integers(2**31))
     start = model.fit(losses, known, seed=seed, **chain)
-    record: dict[str, Any] = {"world": number, "start": judged(start, truth, effects)}
+    record: dict[str, Any] = {"world": number, "start": judged(start, places, truth, effects)}
     open_ = np.flatnonzero(~known)
-    places = contests()
-    places = places[places["finetune_examples"].isin(PLANNED)]
+    planned_for = places[places["finetune_examples"].isin(PLANNED)]
     for name in STRATEGIES:
         for share in BUDGETS:
             began = time.perf_counter()
             picked = choose(
                 name, start, pool.iloc[open_].reset_index(drop=True), costs[open_],
-                _with_methods(places), share * costs.sum(), np.random.default_rng([seed, number]),
+                _with_methods(planned_for), share * costs.sum(),
+                np.random.default_rng([seed, number]),
                 runs=settings["runs"], draws=settings["plan_draws"],
             )  # fmt: skip
             planned = time.perf_counter() - began
             bought = known.copy()
             bought[open_[picked]] = True
             fit = model.fit(losses, bought, seed=seed, **chain)
-            line = judged(fit, truth, effects) | {
+            line = judged(fit, places, truth, effects) | {
                 "bought": len(picked),
                 "spent": float(costs[open_[picked]].sum() / costs.sum()),
                 "plan_seconds": planned,
@@ -145,10 +159,14 @@ def main(out: Path, worlds: int, settings: dict[str, Any]) -> None:
     done = kept(path, settings, "world")
     missing = [i for i in range(worlds) if i not in done]
     if missing:
-        reference, _ = split(simulate(np.random.default_rng(0)))
-        model = masked(reference, law="multiplicative", cell=("task", "method"))
+        reference = simulate(np.random.default_rng(0))
+        models: dict[str, Masked] = {}
         for number in missing:
-            done[number] = world(number, model, settings)
+            task = task_of(number)
+            if task not in models:
+                pool, _ = of_task(reference, task)
+                models[task] = masked(pool, law="multiplicative", cell=("task", "method"))
+            done[number] = world(number, models[task], settings)
             append(path, done[number])
             # A long run shows what it has so far.
             save(out, _body(list(done.values()), settings))
@@ -177,7 +195,7 @@ if __name__ == "__main__":
     parser.add_argument("--worlds", type=int, default=100)
     parser.add_argument("--draws", type=int, default=250)
     parser.add_argument("--tune", type=int, default=300)
-    parser.add_argument("--chains", type=int, default=4)
+    parser.add_argument("--chains", type=int, default=2)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--plan-draws", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
