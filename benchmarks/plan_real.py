@@ -1,8 +1,8 @@
 """Question: on real runs, how much of a pool must be bought to forecast what it is meant to tell?
 
-    python benchmarks/plan_real.py rectified --starts 20 --out benchmarks/results/plan_rectified.json
-    python benchmarks/plan_real.py parallel --out benchmarks/results/plan_parallel.json
-    python benchmarks/plan_real.py sparsity --out benchmarks/results/plan_sparsity.json
+    python benchmarks/plan_real.py rectified --starts 20 --out benchmarks/results/rectified.json
+    python benchmarks/plan_real.py parallel --out benchmarks/results/parallel.json
+    python benchmarks/plan_real.py sparsity --out benchmarks/results/sparsity.json
 
 rectified: the pool are the runs of rectified_ft up to 51,200 examples without the largest model of
 each family, at a cost of N x D; scored is the CRPS of log loss of those largest models at 409,600
@@ -12,8 +12,9 @@ parallel, sparsity: tables of ScaleBench (arXiv:2604.22753) with their published
 loss on the target region, clipped to -1 as published. A start is the cheapest tenth of the runs; it
 counts towards the budget, and what the budget leaves is spent. `parallel` costs N a run and is
 fitted by A N^-alpha P^-beta + E for each group, with P the parallel size; `sparsity` costs
-6 N_active (D1 + D2), fitted by one law in P, N_active and D1 with D2 as the data axis. Both are
-tunecast's law and not those of the paper, so its figures (kept in PUBLISHED) are no rerun of it.
+6 N_active (D1 + D2), fitted by one law in P and N_active with D2 as the data axis (D1 is the same
+in all). Both are tunecast's law and not those of the paper, so its figures, in PUBLISHED, are no
+rerun of it.
 
 Judged are tunecast's forecast goal, five rivals and the whole pool. Refits are short chains
 (masked.py). One start is one line of a JSONL file beside OUT; a killed run goes on.
@@ -83,12 +84,12 @@ def problem(name: str) -> Problem:
     else:
         table["task"] = name
         table["finetune_examples"] = table["D2"]
-        table["base_model"] = table[["P", "N_active", "D1"]].astype(str).agg("/".join, axis=1)
+        table["base_model"] = table[["P", "N_active"]].astype(str).agg("/".join, axis=1)
         cost = 6 * table["N_active"] * (table["D1"] + table["D2"])
         ask = {
             "law": "multiplicative",
             "cell": ("task", "method"),
-            "factors": ("P", "N_active", "D1"),
+            "factors": ("P", "N_active"),
         }
     train = (table["split"] == "train").to_numpy()
     pool, test = table[train].reset_index(drop=True), table[~train].reset_index(drop=True)
