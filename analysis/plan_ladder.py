@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -22,7 +23,7 @@ from tunecast.analysis.tables import write_table
 from tunecast.models import fit, plan, read_runs
 
 KNOWN = "base_model != 'ladder-1.2m' and finetune_examples <= 600"
-TARGET = {
+TARGET: dict[str, Any] = {
     "task": "debian-en-de",
     "base_model": "ladder-1.2m",
     "model_size": 1240480.0,
@@ -48,7 +49,7 @@ def main(out: Path = Path("forecasts/plan"), *, seed: int = 0) -> None:
     for number in range(ROUNDS + 1):
         result = fit(known, seed=seed, progress=False, allow_unconverged=True)
         compared = result.compare(target)
-        best = compared.loc[compared["p_best"].idxmax()]
+        best = compared.sort_values("p_best").iloc[-1]
         forecast = result.forecast(target.merge(compared[["method"]], how="cross"))
         rows.append(
             {

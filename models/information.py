@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.special import digamma, gammaln, ndtri
+from scipy.special import digamma, gammaln, ndtri, softmax
 
 GROUPS = 10  # of draws, for jackknife standard errors
 OUTER = 1000  # outcomes of nested Monte Carlo
@@ -42,7 +42,7 @@ OUTER = 1000  # outcomes of nested Monte Carlo
 ENOUGH = 30
 CHUNK = 16  # candidates evaluated at once by the lazy greedy choice
 SLACK = 1.5  # how many times the screened gain a candidate may have, for the lazy choice
-NEWTON_STEPS = 12
+NEWTON_STEPS, NEWTON_GAIN = 12, 1e-5  # of regressed logits; the gain in nats that ends them
 NOISE_DRAWS = 200  # over which the distribution of run noise is averaged
 WORTH = 1e-3  # nats; a plan ends where the next run would add less, which is Monte Carlo noise
 
@@ -436,7 +436,7 @@ class Regression:
         squares = e * e
         total = np.zeros(len(everyone))
         for block, logits in zip(self.goal.blocks, self.logits, strict=True):
-            q = _softmax(logits)[:, 1:].astype(np.float32)
+            q = softmax(logits, axis=1)[:, 1:].astype(np.float32)
             n = q.shape[1]
             if n == 0:
                 continue
@@ -453,7 +453,7 @@ class Regression:
 
     def right_winner(self) -> Array:
         """Return the probability that the winner named is the right one, at each target."""
-        return np.array([_softmax(logits).max(axis=1).mean() for logits in self.logits])
+        return np.array([softmax(logits, axis=1).max(axis=1).mean() for logits in self.logits])
 
     def regret(self) -> Array:
         """Return by how many nats the method named exceeds the best, on average, at each target.
@@ -561,15 +561,11 @@ def _unit(values: Array) -> Array:
     return np.exp(np.log(np.maximum(slope, 1e-9)).mean(axis=0) - low)
 
 
-def _softmax(logits: Array) -> Array:
-    weight = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return weight / weight.sum(axis=1, keepdims=True)
-
-
-def _log_likelihood(logits: Array, winner: Array) -> float:
-    top = logits.max(axis=1)
-    norm = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
-    return float((logits[np.arange(len(winner)), winner] - norm).mean())
+def _probabilities(logits: Array, winner: Array) -> tuple[Array, float]:
+    """Return the probability of each winner, and the mean log likelihood of those that won."""
+    q = softmax(logits, axis=1)
+    # By logarithms of the shares of those that won: far from zero but where q is hopeless.
+    return q, float(np.log(np.maximum(q[np.arange(len(winner)), winner], 1e-300)).mean())
 
 
 def _newton(basis: Array, offset: Array, winner: Array) -> Array:
@@ -589,11 +585,11 @@ def _newton(basis: Array, offset: Array, winner: Array) -> Array:
         return offset
     hit = np.eye(offset.shape[1])[winner]
     flat = basis.reshape(-1, width)
-    logits, best = offset, _log_likelihood(offset, winner)
+    logits = offset
+    q, best = _probabilities(logits, winner)
     # A slight ridge keeps coefficients finite where winners are separated perfectly.
     coefficients, ridge = np.zeros(width), 1e-6
     for _ in range(NEWTON_STEPS):
-        q = _softmax(logits)
         gradient = flat.T @ (hit - q).ravel() / n - ridge * coefficients
         weighted = (basis * q[:, :, None]).reshape(-1, width)
         mean = weighted.reshape(n, -1, width).sum(axis=1)
@@ -602,13 +598,13 @@ def _newton(basis: Array, offset: Array, winner: Array) -> Array:
         for length in (1.0, 0.3, 0.1):
             new = coefficients + length * step
             trial = offset + (flat @ new).reshape(offset.shape)
-            reached = _log_likelihood(trial, winner)
+            trial_q, reached = _probabilities(trial, winner)
             if reached > best:
                 break
         else:
             break
-        coefficients, logits, gained, best = new, trial, reached - best, reached
-        if gained < 1e-6:
+        coefficients, logits, q, gained, best = new, trial, trial_q, reached - best, reached
+        if gained < NEWTON_GAIN:
             break
     return logits
 
@@ -636,7 +632,7 @@ def _added(logits: Array, winner: Array, feature: Array) -> float:
         basis[:, j, classes + j - 2] = 1.0
     basis[:, :, -1] = logits
     fitted = _newton(basis, logits, winner)
-    return _log_likelihood(fitted, winner) - _log_likelihood(logits, winner)
+    return _probabilities(fitted, winner)[1] - _probabilities(logits, winner)[1]
 
 
 # --------------------------------------------------------------------------- batches

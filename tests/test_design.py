@@ -88,11 +88,11 @@ def by_nesting(outcomes: Outcomes, goal: Goal, run: int, seed: int) -> Estimate:
 
 type Estimator = Callable[[Outcomes, Goal, int, int], Estimate]
 ESTIMATORS = pytest.mark.parametrize("estimator", [by_regression, by_nesting])
-REPLICATES = 12
+REPLICATES = 10
 
 
 def replicates(
-    estimator: Estimator, winner: bool, run: int, *, draws: int = 1500, noise: float = 1.0
+    estimator: Estimator, winner: bool, run: int, *, draws: int = 1200, noise: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return estimates and their standard errors over independent sets of draws."""
     found = []
@@ -118,7 +118,7 @@ def agrees(gain: np.ndarray, truth: float, *, errors: float = 2.0, percent: floa
 @ESTIMATORS
 @pytest.mark.parametrize("run", [0, 2])
 def test_values_reach_the_closed_form(estimator: Estimator, run: int) -> None:
-    gain, error = replicates(estimator, False, run, draws=2500)
+    gain, error = replicates(estimator, False, run, draws=2000)
     assert agrees(gain, closed([run]), percent=2), (gain.mean(), closed([run]))
     # Standard errors tell the spread between sets of draws: 16 of them know it to a fifth.
     assert 0.5 < error.mean() / gain.std(ddof=1) < 2
@@ -126,7 +126,7 @@ def test_values_reach_the_closed_form(estimator: Estimator, run: int) -> None:
 
 @ESTIMATORS
 def test_winners_reach_the_closed_form(estimator: Estimator) -> None:
-    gain, error = replicates(estimator, True, 0, draws=2500)
+    gain, error = replicates(estimator, True, 0, draws=2000)
     # Winners of 400 outcomes are known to 3 % by so many replicates, whatever the estimator.
     percent = 2 if estimator is by_regression else np.inf
     assert agrees(gain, closed_winner(0), percent=percent), (gain.mean(), closed_winner(0))
