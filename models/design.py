@@ -219,7 +219,7 @@ def ready_candidates(fit: Fit, candidates: pd.DataFrame) -> pd.DataFrame:
             f"the candidates' 'replicates' is {given.iloc[row]} in row {row + 1}: "
             "expected a whole number from 1"
         )
-    return _named(layout, ready.assign(replicates=counts))
+    return _named(layout, ready.assign(replicates=counts.astype(int)))
 
 
 def ready_targets(fit: Fit, targets: pd.DataFrame) -> pd.DataFrame:
