@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from resume import save
 
 from tunecast.models import load_fit
@@ -245,6 +246,8 @@ def figure(timed: dict[str, Any]) -> Figure:
     ax.plot(POOLS, [top * n / POOLS[-1] for n in POOLS], color="grey", ls=":", label="linear")
     ax.set(xscale="log", yscale="log", xlabel="candidates", ylabel="seconds")
     ax.set_title(f"One step with {timed['draws']:,} draws is linear in candidates", fontsize=10)
+    ax.set_xticks(POOLS, [f"{n:,}" for n in POOLS], minor=False)
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
     return fig

@@ -762,14 +762,20 @@ def along(outcomes: Outcomes, goal: Goal, chosen: Sequence[int], seed: int) -> l
     """Return the gain of each run of a batch given those before it.
 
     Standard errors come from a jackknife over consecutive groups of draws, so that neighbouring
-    draws of a chain may be alike.
+    draws of a chain may be alike. Near a gain of 0, where it is of second order in what chance
+    gives and a jackknife sees too little, they are at least those of a chi-squared over twice the
+    draws.
     """
     few = outcomes.take(slice(None), np.asarray(chosen, dtype=int))
     gains = _gains_along(few, goal, seed)
     left_out = [
         _gains_along(few.take(kept), goal.take(kept), seed) for kept in _without_groups(len(few.df))
     ]
-    errors = np.sqrt(np.var(left_out, axis=0) * (GROUPS - 1))
+    freedom = max(
+        b.shape[1] if isinstance(goal, Values) else int(winners(b).max()) for b in goal.blocks
+    )
+    least = np.sqrt(freedom / 2) / len(few.df)
+    errors = np.hypot(np.sqrt(np.var(left_out, axis=0) * (GROUPS - 1)), least)
     return [Estimate(float(g), float(e)) for g, e in zip(gains, errors, strict=True)]
 
 
