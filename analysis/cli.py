@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from tunecast.models import Fit
+    from tunecast.models import Fit, Plan
 
 FIT_SUFFIXES = (".nc",)
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
@@ -384,6 +384,119 @@ def score(
     if "simulated" in table or (frame["origin"] == "simulated").any():
         scores["simulated"] = True
     _scores(scores, output, plot)
+
+
+@app.command()
+def plan(
+    fit_file: FitFile,
+    candidates: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TABLE", help="Runs that could be made: CSV or Parquet, a row for each."
+        ),
+    ] = None,
+    goal: Annotated[str, typer.Option(help="What to learn: winner, forecast or parameters.")] = (
+        "winner"
+    ),
+    at: Annotated[
+        Path | None,
+        typer.Option(metavar="TARGETS", help="CSV or Parquet: where the answer is wanted."),
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="What the runs may cost, in the unit of the costs.")
+    ] = None,
+    count: Annotated[int, typer.Option("--runs", min=1, help="How many runs at most.")] = 20,
+    cost: Annotated[
+        str | None,
+        typer.Option(
+            help="A column of the candidates; gpu_seconds or train_flops of the fitted runs; 6ND.",
+            show_default="the first of cost, those two, 6ND that there is",
+        ),
+    ] = None,
+    tokens_per_example: Annotated[
+        float, typer.Option(help="For 6ND: how many tokens an example has.")
+    ] = 1.0,
+    output: Output = None,
+    task: Task = None,
+    method: Method = None,
+    model_size: ModelSize = None,
+    examples: Examples = None,
+    base_model: BaseModel = None,
+    values: Values = None,
+    plot: Plot = None,
+    seed: AnswerSeed = None,
+    allow_unconverged: Unconverged = False,
+) -> None:
+    """Say which runs to make next, for what they cost and what they would tell.
+
+    The candidates are a table, or every combination of what --task, --method, --model-size,
+    --examples and --base-model list.
+    """
+    from tunecast.analysis.tables import read_table, show
+    from tunecast.analysis.targets import TargetError, grid
+    from tunecast.models.design import plan as plan_runs
+
+    result = _load(fit_file, output, plot)
+    options = _target_options(task, method, model_size, examples, base_model)
+    given = [name for name, value in options.items() if value is not None]
+    given += ["--set"] if values else []
+    if candidates is not None and given:
+        raise TargetError(f"--candidates names the runs already; leave {', '.join(given)} out.")
+    if candidates is not None:
+        pool = read_table(candidates)
+    elif options["--examples"] is None:
+        raise TargetError("say what could be run: --candidates TABLE, or --examples and the rest.")
+    else:
+        pool = grid(result, options, values or (), methods=True)
+    _note_unseen(result, pool)
+    targets = None if at is None else read_table(at)
+    answer = plan_runs(
+        result, pool, goal=goal, targets=targets, budget=budget, runs=count, cost=cost,
+        tokens_per_example=tokens_per_example, seed=seed, allow_unconverged=allow_unconverged,
+    )  # fmt: skip
+    typer.echo(f"note: costs: {answer.cost_source}.", err=True)
+    typer.echo(f"note: {_greedy_note(answer)}", err=True)
+    columns = {
+        "rank": "rank",
+        **_target_columns(result),
+        "replicates": "replicates",
+        "gain": "gain\n(nats)",
+        "gain_se": "± s.e.",
+        "cost": "cost",
+        "gain_per_cost": "gain\nper cost",
+        "cumulative_gain": "gain\nso far",
+        "cumulative_cost": "cost\nso far",
+        "width_after": "90 % width\n(nats)",
+        "p_right_after": "P(right\nwinner)",
+        "regret_drop": "regret drop\n(nats)",
+    }
+    _answer(answer.runs, result, output, f"Runs to make, for the goal {goal}", columns)
+    if len(answer.outlook) and output is None:
+        told = _target_columns(result) | {
+            "width_before": "width\nbefore",
+            "width_after": "width\nafter",
+            "p_right_before": "P(right)\nbefore",
+            "p_right_after": "P(right)\nafter",
+            "regret_drop": "regret drop",
+        }
+        show(answer.outlook, title="What they are expected to bring at the targets", columns=told)
+    if plot is not None:
+        from tunecast.analysis.plan import plan_figure
+
+        _draw(plan_figure(result, answer), plot)
+
+
+def _greedy_note(answer: Plan) -> str:
+    batch = answer.batch
+    grew = (
+        f"; gains rose {batch.risen} times as runs were added, so that is a guide, not a bound"
+        if batch.risen
+        else ""
+    )
+    return (
+        f"chosen by {batch.rule}; no other choice within the budget tells more than "
+        f"{1 / batch.share_of_best:.2f} times as much{grew}."
+    )
 
 
 # --------------------------------------------------------------------------- input

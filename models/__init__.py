@@ -3,6 +3,8 @@
 The names below are the public surface. Importing them is light: PyMC is loaded when a fit starts.
 """
 
+from tunecast.models.design import Plan as Plan
+from tunecast.models.design import plan as plan
 from tunecast.models.fits import Diagnostics as Diagnostics
 from tunecast.models.fits import Fit as Fit
 from tunecast.models.fits import UnconvergedError as UnconvergedError

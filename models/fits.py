@@ -22,6 +22,8 @@ from tunecast.models.priors import Prior, PriorTable
 if TYPE_CHECKING:
     import xarray as xr
 
+    from tunecast.models.design import Plan
+
 FORMAT = 1
 
 
@@ -160,6 +162,8 @@ class Fit:
             np.concatenate([p.loss[i] for p, i in zip(parts, picks, strict=True)]),
             np.concatenate([p.expected[i] for p, i in zip(parts, picks, strict=True)]),
             np.max([p.extrapolation for p in parts], axis=0),
+            np.concatenate([p.scale[i] for p, i in zip(parts, picks, strict=True)]),
+            np.concatenate([p.df[i] for p, i in zip(parts, picks, strict=True)]),
         )
 
     @property
@@ -191,6 +195,12 @@ class Fit:
 
         return crossover(self, a, b, **options)  # type: ignore[arg-type]
 
+    def plan(self, candidates: pd.DataFrame, **options: Any) -> Plan:
+        """See `tunecast.models.design.plan`."""
+        from tunecast.models.design import plan
+
+        return plan(self, candidates, **options)  # type: ignore[arg-type]
+
     def summary(self) -> pd.DataFrame:
         """Return posterior quantiles of A, E, alpha, beta and D_l of each cell, as papers print.
 
@@ -205,7 +215,7 @@ class Fit:
             law = get_law(question.law)
             units = {p.name: p.unit for p in law.parameters}
             for k, cell in enumerate(member.layout.cells):
-                for name, values in _published(member, k).items():
+                for name, values in published_parameters(member, k).items():
                     low, mid, high = np.quantile(values, [0.05, 0.5, 0.95])
                     head = {"law": law.name, **dict(zip(question.cell, cell, strict=True))}
                     unit = units[name.partition(":")[0]]
@@ -343,7 +353,7 @@ def _frame_from_group(group: Any, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(data)
 
 
-def _published(member: Member, k: int) -> dict[str, np.ndarray]:
+def published_parameters(member: Member, k: int) -> dict[str, np.ndarray]:
     """Parameters of cell ``k`` in the papers' spelling, each of shape (draws,)."""
     layout, belief = member.layout, member.belief
     question = layout.question

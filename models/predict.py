@@ -44,11 +44,17 @@ class Draws:
     extrapolation : ndarray, shape (targets,)
         How many times beyond the table's range the target lies, the largest over data size and
         factors; 1 inside.
+    scale : ndarray, shape (draws, targets)
+        Scale of run noise, Student-t on log loss.
+    df : ndarray, shape (draws,)
+        Its degrees of freedom.
     """
 
     loss: np.ndarray
     expected: np.ndarray
     extrapolation: np.ndarray
+    scale: np.ndarray
+    df: np.ndarray
 
 
 class Predictor:
@@ -103,7 +109,7 @@ class Predictor:
         z = rng.standard_t(np.broadcast_to(df, (self.size, 1)), (self.size, 1))
         if n > 1:
             z = np.hstack([z, *(self._rng("run noise", j).standard_t(df) for j in range(1, n))])
-        return Draws(np.exp(expected + noise * z), np.exp(expected), beyond)
+        return Draws(np.exp(expected + noise * z), np.exp(expected), beyond, noise, df[:, 0])
 
     # ----------------------------------------------------------------- known and new curves
 
@@ -254,12 +260,12 @@ class Predictor:
         return self._rng(*key).standard_normal(self.size)
 
 
-def check_targets(targets: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+def check_targets(targets: pd.DataFrame, layout: Layout, who: str = "targets") -> pd.DataFrame:
     """Return targets with every column that the fit needs, or say in one sentence what is wrong.
 
     A missing or empty base model means an unseen one. A base model that the table holds brings
     its factor values; cell columns beyond task and method may be left out where the table has one
-    value of them for the base model or in all.
+    value of them for the base model or in all. ``who`` is what the sentences call the table.
 
     Raises
     ------
@@ -269,12 +275,12 @@ def check_targets(targets: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     question = layout.question
     targets = targets.reset_index(drop=True).copy()
     if targets.empty:
-        raise FitError("there are no targets: expected at least one row")
+        raise FitError(f"there are no {who}: expected at least one row")
     for name in ("task", "method"):
         if name not in targets and name in question.cell:
             seen = {cell[question.cell.index(name)] for cell in layout.cells}
             if len(seen) > 1:
-                raise FitError(f"the targets lack the column '{name}'")
+                raise FitError(f"the {who} lack the column '{name}'")
             targets[name] = next(iter(seen))
     if "task" not in targets:
         targets["task"] = layout.tasks[0]
@@ -283,13 +289,15 @@ def check_targets(targets: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     base = targets[question.curve].astype(object)
     targets[question.curve] = base.where(base.notna(), "").astype(str)
     for position, name in enumerate(question.cell):
-        targets[name] = _filled_cell(targets, layout, position, name)
+        targets[name] = _filled_cell(targets, layout, position, name, who)
     for name in (*question.factors, question.data):
-        targets[name] = _filled_number(targets, layout, name)
+        targets[name] = _filled_number(targets, layout, name, who)
     return targets
 
 
-def _filled_cell(targets: pd.DataFrame, layout: Layout, position: int, name: str) -> pd.Series:
+def _filled_cell(
+    targets: pd.DataFrame, layout: Layout, position: int, name: str, who: str
+) -> pd.Series:
     given = targets[name] if name in targets else pd.Series(pd.NA, index=targets.index)
     by_base: dict[str, set[str]] = {}
     for c, k in enumerate(layout.curve_cell):
@@ -303,7 +311,7 @@ def _filled_cell(targets: pd.DataFrame, layout: Layout, position: int, name: str
         if pd.isna(value) or value == "":
             if len(known) != 1:
                 raise FitError(
-                    f"the targets need a '{name}' (one of {', '.join(sorted(known)[:6])}, "
+                    f"the {who} need a '{name}' (one of {', '.join(sorted(known)[:6])}, "
                     "or a new one)"
                 )
             value = next(iter(known))
@@ -311,13 +319,13 @@ def _filled_cell(targets: pd.DataFrame, layout: Layout, position: int, name: str
     return pd.Series(values, index=targets.index)
 
 
-def _filled_number(targets: pd.DataFrame, layout: Layout, name: str) -> pd.Series:
+def _filled_number(targets: pd.DataFrame, layout: Layout, name: str, who: str) -> pd.Series:
     question = layout.question
     values = targets[name] if name in targets else pd.Series(np.nan, index=targets.index)
     try:
         values = pd.to_numeric(values).astype(float)
     except (ValueError, TypeError):
-        raise FitError(f"the targets' '{name}' holds text, expected numbers") from None
+        raise FitError(f"the {who}' '{name}' holds text, expected numbers") from None
     if name in question.factors:
         i = question.factors.index(name)
         known: Mapping[str, float] = {
@@ -330,7 +338,7 @@ def _filled_number(targets: pd.DataFrame, layout: Layout, name: str) -> pd.Serie
         got = values[bad].iloc[0]
         what = "missing" if np.isnan(got) else f"{got:g}"
         raise FitError(
-            f"the targets' '{name}' is {what} in row {int(np.flatnonzero(bad)[0]) + 1}: "
+            f"the {who}' '{name}' is {what} in row {int(np.flatnonzero(bad)[0]) + 1}: "
             "expected a number above 0"
         )
     return values

@@ -1,0 +1,206 @@
+"""Question: on real runs, how much of a pool must be bought to forecast what it is meant to tell?
+
+    python benchmarks/plan_real.py rectified --starts 20 --out benchmarks/results/rectified.json
+    python benchmarks/plan_real.py parallel --out benchmarks/results/parallel.json
+    python benchmarks/plan_real.py sparsity --out benchmarks/results/sparsity.json
+
+rectified: the pool are the runs of rectified_ft up to 51,200 examples without the largest model of
+each family, at a cost of N x D; scored is the CRPS of log loss of those largest models at 409,600
+examples and more. A start is 5 % of the runs, drawn from the cheapest quarter.
+
+parallel, sparsity: tables of ScaleBench (arXiv:2604.22753) with their published split, R^2 of the
+loss on the target region, clipped to -1 as published. A start is the cheapest tenth of the runs,
+four at least; it counts towards the budget, and what the budget leaves is spent. `parallel` costs N
+a run and is fitted by A N^-alpha P^-beta + E for each group, with P the parallel size; `sparsity`
+costs 6 N_active (D1 + D2), fitted by one law in P and N_active with D2 as the data axis (D1 is the
+same in all). Both are tunecast's law and not those of the paper, so its figures, in PUBLISHED, are
+no rerun of it.
+
+Judged are tunecast's forecast goal, five rivals and the whole pool. Refits are short chains
+(masked.py). One start is one line of a JSONL file beside OUT; a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from data import largest_of_families, rectified_ft
+from masked import Masked, masked
+from resume import append, kept, mean_and_error, save
+from strategies import RIVALS, choose
+
+from tunecast.models.fits import Fit
+from tunecast.models.scoring import crps
+
+JUDGED = ("forecast", *RIVALS)
+# Table of arXiv:2604.22753 at its largest budget: 10 % (parallel), 50 % (sparsity).
+PUBLISHED = {
+    "parallel": {"Random": 0.19, "Cheapest": 0.42, "D-opt": 0.99, "V-opt": 0.99, "SL2": 0.99},
+    "sparsity": {"Random": 0.38, "Cheapest": 0.32, "D-opt": 0.19, "V-opt": 0.51, "SL2": 0.53},
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A pool of runs with their costs, what it is to tell of, and how it is fitted."""
+
+    pool: pd.DataFrame
+    costs: np.ndarray
+    test: pd.DataFrame
+    ask: dict[str, Any]
+    budgets: tuple[float, ...]
+    start_counts: bool
+
+
+def problem(name: str) -> Problem:
+    """Return the problem of a name."""
+    if name == "rectified":
+        runs = rectified_ft()
+        runs = runs[runs["finetune_examples"] > 0]
+        unseen = runs["base_model"].isin(largest_of_families(runs))
+        pool = runs[~unseen & (runs["finetune_examples"] <= 51_200)].reset_index(drop=True)
+        test = runs[unseen & (runs["finetune_examples"] >= 409_600)].reset_index(drop=True)
+        costs = pool["model_size"].to_numpy(float) * pool["finetune_examples"].to_numpy(float)
+        ask = {"law": "rectified", "cell": ("task", "method", "family")}
+        return Problem(pool, costs, test, ask, (0.1,), False)
+    table = pd.read_csv(_scalebench() / f"{name}.csv")
+    table["run_id"] = [f"{name}/{i}" for i in range(len(table))]
+    table["method"] = "pretrain"
+    if name == "parallel":
+        table["task"] = table["group"]
+        table["model_size"] = table["num_params"].astype(float)
+        table["finetune_examples"] = table["parallel_size"].astype(float)
+        table["base_model"] = table["num_params"].astype(str)
+        cost = table["model_size"]
+        ask: dict[str, Any] = {"law": "multiplicative", "cell": ("task", "method")}
+    else:
+        table["task"] = name
+        table["finetune_examples"] = table["D2"]
+        table["base_model"] = table[["P", "N_active"]].astype(str).agg("/".join, axis=1)
+        cost = 6 * table["N_active"] * (table["D1"] + table["D2"])
+        ask = {
+            "law": "multiplicative",
+            "cell": ("task", "method"),
+            "factors": ("P", "N_active"),
+        }
+    train = (table["split"] == "train").to_numpy()
+    pool, test = table[train].reset_index(drop=True), table[~train].reset_index(drop=True)
+    budgets = (0.01, 0.05, 0.1) if name == "parallel" else (0.01, 0.05, 0.1, 0.5)
+    return Problem(pool, cost[train].to_numpy(float), test, ask, budgets, True)
+
+
+def _scalebench() -> Path:
+    root = os.environ.get("TUNECAST_SHARED")
+    beside = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    return (Path(root) if root else beside) / "scalebench"
+
+
+def judged(fit: Fit, asked: Problem) -> dict[str, Any]:
+    """Return scores of forecasts at the target region."""
+    draws = fit.draws(asked.test)
+    loss = asked.test["loss"].to_numpy(float)
+    out = {
+        "crps": float(crps(np.log(draws.loss), np.log(loss)).mean()),
+        "rhat": fit.diagnostics.rhat_max,
+    }
+    # By group, as published, where the table has groups.
+    groups = asked.test["task"].to_numpy(str)
+    middle, scores = np.median(draws.expected, axis=0), []
+    for group in np.unique(groups):
+        at = groups == group
+        rest = ((loss[at] - middle[at]) ** 2).sum()
+        scores.append(max(-1.0, 1 - rest / ((loss[at] - loss[at].mean()) ** 2).sum()))
+    return out | {"r2": float(np.mean(scores))}
+
+
+def start(number: int, model: Masked, asked: Problem, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return how each strategy did from one start."""
+    n, costs = len(asked.pool), asked.costs
+    losses = asked.pool["loss"].to_numpy(float)
+    order = np.argsort(costs, kind="stable")
+    rng = np.random.default_rng([settings["seed"], number])
+    known = np.zeros(n, dtype=bool)
+    if asked.start_counts:
+        known[order[: max(4, n // 10)]] = True
+    else:
+        known[rng.choice(order[: n // 4], round(0.05 * n), replace=False)] = True
+    chain = {k: settings[k] for k in ("draws", "tune", "chains")}
+    first = model.fit(losses, known, seed=number, **chain)
+    record: dict[str, Any] = {"start": number, "known": judged(first, asked)}
+    if settings["whole"]:
+        everything = model.fit(losses, np.ones(n, dtype=bool), seed=number, **chain)
+        record["whole pool"] = judged(everything, asked)
+    open_ = np.flatnonzero(~known)
+    for share in asked.budgets:
+        left = share * costs.sum() - (costs[known].sum() if asked.start_counts else 0.0)
+        for name in JUDGED:
+            began = time.perf_counter()
+            if left < costs[open_].min():
+                record[f"{name} {share:g}"] = record["known"] | {"bought": 0}
+                continue
+            picked = choose(
+                name, first, asked.pool.iloc[open_].reset_index(drop=True), costs[open_],
+                asked.test.drop(columns="loss"), left, np.random.default_rng([number, 1]),
+                runs=settings["runs"], draws=settings["plan_draws"],
+            )  # fmt: skip
+            bought = known.copy()
+            bought[open_[picked]] = True
+            line = judged(model.fit(losses, bought, seed=number, **chain), asked)
+            line |= {
+                "bought": len(picked),
+                "spent": float(costs[open_[picked]].sum() / costs.sum()),
+                "seconds": time.perf_counter() - began,
+            }
+            record[f"{name} {share:g}"] = line
+            print(number, name, share, {k: round(v, 4) for k, v in line.items()}, flush=True)
+    return record
+
+
+def main(name: str, out: Path, starts: int, settings: dict[str, Any]) -> None:
+    """Go through the starts, print and save the result."""
+    asked, path = problem(name), out.with_suffix(".jsonl")
+    done = kept(path, {"problem": name, **settings}, "start")
+    missing = [i for i in range(starts) if i not in done]
+    model = masked(asked.pool, **asked.ask) if missing else None
+    for number in missing:
+        assert model is not None
+        done[number] = start(number, model, asked, settings)
+        append(path, done[number])
+    records = [done[i] for i in range(starts)]
+    body: dict[str, Any] = {"command": "python " + " ".join(sys.argv), "starts": len(records)}
+    body |= {"settings": settings, "published": PUBLISHED.get(name)}
+    body["note"] = "refits are short chains; see 'rhat' for how far they are from converged"
+    table = {}
+    for key in [k for k in records[0] if k != "start"]:
+        table[key] = {
+            score: dict(zip(("mean", "error"), mean_and_error([r[key][score] for r in records]),
+                            strict=True))
+            for score in ("crps", "r2", "rhat")
+        }  # fmt: skip
+    save(out, body | {"scores": table})
+    shown = {k: {s: v["mean"] for s, v in line.items()} for k, line in table.items()}
+    print(pd.DataFrame(shown).T.round(4).to_string())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("name", choices=("rectified", "parallel", "sparsity"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--starts", type=int, default=1)
+    parser.add_argument("--draws", type=int, default=250)
+    parser.add_argument("--tune", type=int, default=300)
+    parser.add_argument("--chains", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--plan-draws", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--whole", action=argparse.BooleanOptionalAction, default=True)
+    given = vars(parser.parse_args())
+    main(given.pop("name"), given.pop("out"), given.pop("starts"), given)

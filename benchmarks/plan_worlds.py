@@ -1,0 +1,203 @@
+"""Question: does a plan by information name the right winner sooner than other ways to spend?
+
+    python benchmarks/plan_worlds.py --worlds 100 --out benchmarks/results/plan_worlds.json
+
+Each world draws laws, checkpoints and noise as worlds.py does, of one task: worlds 0, 3, 6 ... are
+of the first task, and so on. The pool are its runs of 1B to 8B, at a cost of 6ND with one token an
+example. The cheapest 5 % of them are known at the start; each
+strategy then buys for 1, 5 and 10 % of the pool's cost, once, without looking at what comes. Every
+choice is judged by a refit: how often the method of the highest p_best at 16B is the true winner,
+what choosing it costs in nats, and the CRPS of the 16B losses expected. A plan of tunecast has at
+most `--runs` runs and may leave money unspent; the rivals spend all they can.
+
+Refits are short chains of the real model (masked.py), the same length for all strategies. A world
+depends on (seed, number) alone, and is one line of a JSONL file beside OUT; a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from masked import Masked, masked
+from resume import append, kept, mean_and_error, save
+from strategies import STRATEGIES, choose
+from worlds import METHODS, TASKS, contests, laws_of_a_world, split, true_losses
+
+from tunecast.models.fits import Fit
+from tunecast.models.scoring import crps
+from tunecast.models.simulate import simulate
+
+BUDGETS = (0.01, 0.05, 0.10)
+START = 0.05  # the cheapest share of runs that is known
+PLANNED = (1e4, 1e5, 1e6)  # examples at which the winner is planned for; judged at all of worlds.py
+
+
+def costs_of(pool: pd.DataFrame) -> np.ndarray:
+    """Return 6ND, one token an example."""
+    return 6 * pool["model_size"].to_numpy(float) * pool["finetune_examples"].to_numpy(float)
+
+
+def judged(
+    fit: Fit, places: pd.DataFrame, truth: np.ndarray, effects: dict[str, float]
+) -> dict[str, Any]:
+    """Return right winners, regret in nats and CRPS of expected log losses over contests."""
+    every = pd.concat([places.assign(method=m) for m in METHODS], ignore_index=True)
+    x = np.log(fit.draws(every).expected)
+    # Not by `compare`: a method of which nothing was bought is a candidate for winning too.
+    best = x.reshape(len(x), len(METHODS), -1).argmin(axis=1)
+    named = np.array([np.bincount(b, minlength=len(METHODS)).argmax() for b in best.T])
+    losses = np.exp(truth)
+    regret = losses[np.arange(len(named)), named] - losses.min(axis=1)
+    # What a forecast is of includes the checkpoint's own effect.
+    y = truth.T.ravel() + every["base_model"].map(effects).to_numpy(float)
+    return {
+        "right": float((named == truth.argmin(axis=1)).mean()),
+        "regret": float(regret.mean()),
+        "crps": float(crps(x, y).mean()),
+        "rhat": fit.diagnostics.rhat_max,
+        "divergences": fit.diagnostics.divergences,
+    }
+
+
+def task_of(number: int) -> str:
+    """Return the task of a world."""
+    return TASKS[number % len(TASKS)]
+
+
+def of_task(runs: pd.DataFrame, task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a task's runs of 1B to 8B, and those of 16B."""
+    return split(runs[runs["task"] == task].reset_index(drop=True))
+
+
+def world(number: int, model: Masked, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return how each strategy did at each budget in one world."""
+    rng = np.random.default_rng([settings["seed"], number])
+    laws = laws_of_a_world(rng)
+    runs = simulate(rng, laws=laws)
+    pool, test = of_task(runs, task_of(number))
+    here = (contests()["task"] == task_of(number)).to_numpy()
+    places, truth = contests()[here].reset_index(drop=True), true_losses(laws)[here]
+    costs, losses = costs_of(pool), pool["loss"].to_numpy(float)
+    # The median residual of a checkpoint's many runs is its effect to within 0.001.
+    rest = np.log(test["loss"].to_numpy(float)) - _log_law(test, laws)
+    effects = pd.Series(rest).groupby(test["base_model"]).median().to_dict()
+    known = np.zeros(len(pool), dtype=bool)
+    known[np.argsort(costs, kind="stable")[: round(START * len(pool))]] = True
+    chain = {name: settings[name] for name in ("draws", "tune", "chains")}
+    seed = int(rng.integers(2**31))
+    start = model.fit(losses, known, seed=seed, **chain)
+    record: dict[str, Any] = {"world": number, "start": judged(start, places, truth, effects)}
+    open_ = np.flatnonzero(~known)
+    planned_for = places[places["finetune_examples"].isin(PLANNED)]
+    for name in STRATEGIES:
+        for share in BUDGETS:
+            began = time.perf_counter()
+            picked = choose(
+                name, start, pool.iloc[open_].reset_index(drop=True), costs[open_],
+                _with_methods(planned_for), share * costs.sum(),
+                np.random.default_rng([seed, number]),
+                runs=settings["runs"], draws=settings["plan_draws"],
+            )  # fmt: skip
+            planned = time.perf_counter() - began
+            bought = known.copy()
+            bought[open_[picked]] = True
+            fit = model.fit(losses, bought, seed=seed, **chain)
+            line = judged(fit, places, truth, effects) | {
+                "bought": len(picked),
+                "spent": float(costs[open_[picked]].sum() / costs.sum()),
+                "plan_seconds": planned,
+                "seconds": time.perf_counter() - began,
+            }
+            record[f"{name} {share:g}"] = line
+            print(number, name, share, {k: round(v, 4) for k, v in line.items()}, flush=True)
+    return record
+
+
+def _log_law(rows: pd.DataFrame, laws: Any) -> np.ndarray:
+    from tunecast.models.simulate import published_loss
+
+    return np.log(published_loss(rows, laws))
+
+
+def _with_methods(places: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([places.assign(method=m) for m in METHODS], ignore_index=True)
+
+
+def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return means over worlds with standard errors, and differences from each rival."""
+    out: dict[str, Any] = {"worlds": len(records)}
+    for key in [k for k in records[0] if k != "world"]:
+        out[key] = {}
+        for score in ("right", "regret", "crps", "rhat", "bought", "spent"):
+            if score in records[0][key]:
+                mean, error = mean_and_error([r[key][score] for r in records])
+                out[key][score] = {"mean": mean, "error": error}
+    out["paired"] = {}
+    for share in BUDGETS:
+        for goal, score in (("winner", "right"), ("winner", "regret"), ("forecast", "crps")):
+            for rival in STRATEGIES:
+                if rival == goal:
+                    continue
+                gaps = [
+                    r[f"{goal} {share:g}"][score] - r[f"{rival} {share:g}"][score] for r in records
+                ]
+                mean, error = mean_and_error(gaps)
+                name = f"{score} at {share:g}: {goal} minus {rival}"
+                out["paired"][name] = {"mean": mean, "error": error}
+    return out
+
+
+def main(out: Path, worlds: int, settings: dict[str, Any]) -> None:
+    """Run the worlds, print and save the result."""
+    path = out.with_suffix(".jsonl")
+    done = kept(path, settings, "world")
+    missing = [i for i in range(worlds) if i not in done]
+    if missing:
+        reference = simulate(np.random.default_rng(0))
+        models: dict[str, Masked] = {}
+        for number in missing:
+            task = task_of(number)
+            if task not in models:
+                pool, _ = of_task(reference, task)
+                models[task] = masked(pool, law="multiplicative", cell=("task", "method"))
+            done[number] = world(number, models[task], settings)
+            append(path, done[number])
+            # A long run shows what it has so far.
+            save(out, _body(list(done.values()), settings))
+    body = _body([done[i] for i in range(worlds)], settings)
+    save(out, body)
+    rows = {
+        k: {s: v["mean"] for s, v in line.items()}
+        for k, line in body.items()
+        if isinstance(line, dict) and "right" in line
+    }
+    print(pd.DataFrame(rows).T.round(4).to_string())
+
+
+def _body(records: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "command": "python " + " ".join(sys.argv),
+        "settings": settings,
+        "note": "refits are short chains; see 'rhat' for how far they are from converged",
+        **summarise(records),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/plan_worlds.json"))
+    parser.add_argument("--worlds", type=int, default=100)
+    parser.add_argument("--draws", type=int, default=250)
+    parser.add_argument("--tune", type=int, default=300)
+    parser.add_argument("--chains", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--plan-draws", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = vars(parser.parse_args())
+    main(given.pop("out"), given.pop("worlds"), given)

@@ -1,0 +1,148 @@
+"""Ways to spend a budget on a pool of runs: tunecast's plans and five rivals.
+
+A strategy takes what is known (a fit of the runs bought so far) and returns candidates in order;
+the caller buys as many as the budget pays for. Nobody sees a loss that was not bought. D- and
+V-optimal choice are the classical ones: each cell's law on its own, ``log L`` linearised at the
+posterior medians of its parameters, runs added one by one by gain per cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from tunecast.models.design import plan
+from tunecast.models.fits import Fit, published_parameters
+from tunecast.models.laws import get_law
+
+GOALS = ("winner", "forecast")
+RIVALS = ("random", "cheapest", "cost-weighted random", "D-optimal", "V-optimal")
+STRATEGIES = (*GOALS, *RIVALS)
+STEP = 1e-4  # of a parameter, for derivatives
+RIDGE = 1e-3  # prior precision of a log parameter, so that a cell without runs has an answer
+
+
+def within(order: np.ndarray, costs: np.ndarray, budget: float) -> np.ndarray:
+    """Return the candidates that a budget pays for when bought in order, skipping dear ones."""
+    bought, left = [], budget
+    for candidate in order:
+        if costs[candidate] <= left:
+            bought.append(candidate)
+            left -= costs[candidate]
+    return np.array(bought, dtype=int)
+
+
+def choose(
+    name: str,
+    fit: Fit,
+    candidates: pd.DataFrame,
+    costs: np.ndarray,
+    targets: pd.DataFrame,
+    budget: float,
+    rng: np.random.Generator,
+    *,
+    runs: int,
+    draws: int,
+) -> np.ndarray:
+    """Return the positions of the candidates that a strategy buys for a budget."""
+    if name in GOALS:
+        pool = candidates.drop(columns="loss").assign(cost=costs, position=range(len(costs)))
+        answer = plan(
+            fit, pool, goal=name, targets=targets, budget=budget, runs=runs, draws=draws,
+            allow_unconverged=True,
+        )  # fmt: skip
+        return answer.runs["position"].to_numpy(int)
+    n = len(costs)
+    if name == "random":
+        return within(rng.permutation(n), costs, budget)
+    if name == "cheapest":
+        return within(np.argsort(costs, kind="stable"), costs, budget)
+    if name == "cost-weighted random":
+        return within(
+            rng.choice(n, n, replace=False, p=(1 / costs) / (1 / costs).sum()), costs, budget
+        )
+    return _optimal(name, fit, candidates, costs, targets, budget)
+
+
+def _optimal(
+    name: str,
+    fit: Fit,
+    candidates: pd.DataFrame,
+    costs: np.ndarray,
+    targets: pd.DataFrame,
+    budget: float,
+) -> np.ndarray:
+    jacobian, cell = gradients(fit, candidates)
+    known, known_cell = gradients(fit, fit.runs)
+    wanted, wanted_cell = gradients(fit, targets)
+    width = jacobian.shape[1]
+    noise = float(np.exp(2 * np.median(fit.members[0].belief.noise_task)))
+    covariance = {}
+    for c in np.unique(np.concatenate([cell, known_cell, wanted_cell])):
+        rows = known[known_cell == c]
+        covariance[c] = np.linalg.inv(RIDGE * np.eye(width) + rows.T @ rows / noise)
+    left, open_, chosen = budget, np.ones(len(costs), dtype=bool), []
+    gains = np.full(len(costs), np.nan)
+    stale = set(covariance)
+    while True:
+        open_ &= costs <= left
+        if not open_.any():
+            return np.array(chosen, dtype=int)
+        for c in stale:
+            at = np.flatnonzero(cell == c)
+            spread = jacobian[at] @ covariance[c]
+            variance = (spread * jacobian[at]).sum(axis=1)
+            if name == "D-optimal":
+                gains[at] = np.log1p(variance / noise)
+            else:
+                drop = (spread @ wanted[wanted_cell == c].T) ** 2
+                gains[at] = drop.sum(axis=1) / (noise + variance)
+        best = int(np.argmax(np.where(open_, gains / costs, -np.inf)))
+        chosen.append(best)
+        open_[best] = False
+        left -= costs[best]
+        c = cell[best]
+        j = covariance[c] @ jacobian[best]
+        covariance[c] = covariance[c] - np.outer(j, j) / (noise + jacobian[best] @ j)
+        stale = {c}
+
+
+def gradients(fit: Fit, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return derivatives of log L by a cell's parameters at their medians, and each row's cell."""
+    member = fit.members[0]
+    question, cells = member.layout.question, member.layout.cells
+    law = get_law(question.law)
+    labels = list(rows[list(question.cell)].astype(str).itertuples(index=False, name=None))
+    index = np.array([cells.index(label) for label in labels])
+    D = rows[question.data].to_numpy(float)
+    X = {f: rows[f].to_numpy(float) for f in question.factors}
+    out: list[np.ndarray] = [np.empty(0)] * len(rows)
+    for k in np.unique(index):
+        at = np.flatnonzero(index == k)
+        medians = {n: float(np.median(v)) for n, v in published_parameters(member, int(k)).items()}
+        names = list(medians)
+
+        def log_loss(
+            values: np.ndarray, at: np.ndarray = at, names: list[str] = names
+        ) -> np.ndarray:
+            given = dict(zip(names, values, strict=True))
+            alpha = {f: given.pop(f"alpha:{f}") for f in question.factors if f"alpha:{f}" in given}
+            x = {f: v[at] for f, v in X.items()}
+            return np.log(law(D[at], x, **given, **({"alpha": alpha} if law.has("alpha") else {})))
+
+        centre = np.array(list(medians.values()))
+        columns = []
+        for i, n in enumerate(names):
+            # By the logarithm of what is positive: A and E span decades.
+            unit = 1.0 if n.startswith("alpha") else centre[i]
+            step = np.zeros(len(centre))
+            step[i] = STEP * unit
+            columns.append((log_loss(centre + step) - log_loss(centre - step)) / (2 * STEP))
+        for row, values in zip(at, np.column_stack(columns), strict=True):
+            out[row] = values
+    return np.array(out), index
+
+
+type Strategy = Callable[..., np.ndarray]
