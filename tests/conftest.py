@@ -5,6 +5,8 @@ import os
 # Before anything imports them: figures without a display, one thread for each process.
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What the training tests need is made by themselves; none of them asks a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 from collections.abc import Callable
 from typing import Any

@@ -11,6 +11,8 @@ import fcntl
 import hashlib
 import multiprocessing
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
@@ -453,7 +455,7 @@ def pool_of(workers: int) -> Iterator[Executor]:
     """Open worker processes, and end them at once if anything goes wrong."""
     # Forking a process that has used torch's threads can hang it.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_obey_the_parent)
     try:
         yield pool
     except BaseException:
@@ -463,6 +465,13 @@ def pool_of(workers: int) -> Iterator[Executor]:
             process.terminate()
         raise
     pool.shutdown()
+
+
+def _obey_the_parent() -> None:
+    # Ctrl-C reaches every process of a terminal; the parent alone decides what it means. An exit
+    # rather than sudden death lets a worker clear away a file that it has half written.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 @contextmanager

@@ -45,6 +45,7 @@ ARCHIVE = "http://deb.debian.org/debian"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SUITES = ("bookworm", "trixie", "sid")
 LANGUAGES = ("en", "de", "fr", "es")
+COMPRESSED = (".lz4", ".xz", ".gz", ".bz2", ".zst")
 DEBIAN_LICENCE = (
     "not stated for the index files; fetched at run time, neither stored here nor redistributed"
 )
@@ -284,8 +285,8 @@ def _by_hash(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
 def debian_en_de(cache: Path) -> tuple[dict[str, list[Pair]], dict[str, object]]:
     """Return synopses and paragraphs in English with their German translations."""
     table, origin = descriptions(cache)
-    wide = {lang: part.set_index("md5") for lang, part in table.groupby("language")}
-    both = wide["en"].join(wide["de"], how="inner", rsuffix="_de")
+    english, german = (table[table["language"] == language] for language in ("en", "de"))
+    both = english.merge(german, on="md5", suffixes=("", "_de"))
     splits: dict[str, list[Pair]] = {split: [] for split in SPLITS}
     for row in both.itertuples():
         into = splits[split_of(str(row.source))]
@@ -380,9 +381,11 @@ def _dates(lists: Path) -> dict[str, dict[str, str]]:
 def _stanzas(lists: Path, pattern: str) -> Iterator[dict[str, str]]:
     """Yield the fields of each package in index files, however apt stored them."""
     for path in sorted(lists.glob(pattern)):
-        command = ["/usr/lib/apt/apt-helper", "cat-file", str(path)]
-        text = subprocess.run(command, capture_output=True, check=True).stdout.decode()
-        for stanza in text.split("\n\n"):
+        raw = path.read_bytes()
+        if path.suffix in COMPRESSED:
+            command = ["/usr/lib/apt/apt-helper", "cat-file", str(path)]
+            raw = subprocess.run(command, capture_output=True, check=True).stdout
+        for stanza in raw.decode().split("\n\n"):
             fields: dict[str, str] = {}
             name = ""
             for line in stanza.splitlines():
