@@ -72,7 +72,7 @@ def test_peft_reloads_what_was_saved(base: Loaded, method: Method, tmp_path: Pat
     tuned = attach(base, method)
     with torch.no_grad():
         for parameter in tuned.trainable.values():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(0.1 * torch.randn_like(parameter))
     tuned.save(tmp_path / "adapter")
     names = {path.name for path in (tmp_path / "adapter").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors"} <= names

@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from tunecast.models.runs import read_runs
 from tunecast.training import sweep as sweeps
 from tunecast.training.ladder import Hub
 from tunecast.training.methods import FMT, LoRA, Prompt
-from tunecast.training.recipes import Cell, Recipe, find_recipe, grid, ladder, tiny, zhang2024
+from tunecast.training.recipes import Recipe, find_recipe, grid, ladder, tiny, zhang2024
 from tunecast.training.run import Budget
-from tunecast.training.sweep import Job, claimed, forecast_cost, jobs_of, planned, sweep, work
+from tunecast.training.sweep import claimed, forecast_cost, jobs_of, planned, sweep, work
 from tunecast.training.tasks import TaskSource, TrainingError
 
 METHODS = (FMT(), LoRA(rank=2), Prompt(length=3))
@@ -149,7 +149,10 @@ def test_what_cannot_be_run_is_refused_before_any_run(
 
 def test_a_table_belongs_to_one_sweep_at_a_time(recipe: Recipe, tmp_path: Path) -> None:
     table = tmp_path / "runs.csv"
-    with claimed(table), pytest.raises(TrainingError, match=r"another sweep is writing '.*runs.csv'"):
+    with (
+        claimed(table),
+        pytest.raises(TrainingError, match=r"another sweep is writing '.*runs.csv'"),
+    ):
         sweep(recipe, table)
     with claimed(table):
         pass
@@ -206,7 +209,7 @@ def test_the_embedded_recipes_are_as_large_as_they_say() -> None:
     sizes = sorted({cell.base.size for cell in made.cells if not isinstance(cell.base, Hub)})
     counts = sorted({cell.examples for cell in made.cells})
     assert len(sizes) >= 4
-    assert all(2 <= b / a <= 3 for a, b in zip(sizes, sizes[1:], strict=False))
+    assert all(2 <= b / a <= 3 for a, b in pairwise(sizes))
     assert len(counts) >= 6
     assert counts[-1] / counts[0] >= 100
     assert len({cell.task for cell in made.cells}) == 2
@@ -228,9 +231,7 @@ def test_the_published_design_is_complete() -> None:
     assert lengths == {50, 100, 150, 200, 300, 400, 600}
     sizes = sorted({c.base.size / 1e9 for c in made.cells if not isinstance(c.base, Hub)})
     assert sizes == pytest.approx([1, 2, 4, 8, 16], rel=0.2)
-    tokens = {
-        c.base.pretrain_tokens for c in made.cells if c.base.family == "en-zh"
-    }
+    tokens = {c.base.pretrain_tokens for c in made.cells if c.base.family == "en-zh"}
     assert sorted(filter(None, tokens)) == pytest.approx([84e9, 105e9, 126e9, 147e9, 167e9, 206e9])
 
 
@@ -243,9 +244,9 @@ def test_a_recipe_of_ones_own_comes_from_a_file(tmp_path: Path) -> None:
         "def none():\n    return 1\n"
     )
     assert find_recipe(f"{path}:half").name == "half"
-    with pytest.raises(TrainingError, match="'none' in .* is not a function that returns a Recipe"):
+    with pytest.raises(TrainingError, match=r"'none' in .* is not a function that returns"):
         find_recipe(f"{path}:none")
-    with pytest.raises(TrainingError, match="there is no file 'gone.py' with a recipe"):
+    with pytest.raises(TrainingError, match=r"there is no file 'gone.py' with a recipe"):
         find_recipe("gone.py:half")
     with pytest.raises(TrainingError, match=r"there is no recipe 'huge' \(tiny, ladder, "):
         find_recipe("huge")
@@ -259,7 +260,7 @@ def test_a_plan_says_which_cells(recipe: Recipe, tmp_path: Path) -> None:
     assert (cell.method, cell.examples, cell.base) == (LoRA(2), 50, recipe.cells[0].base)
 
     pd.DataFrame([{**rows[0], "method": "ia3"}]).to_csv(plan)
-    with pytest.raises(TrainingError, match="row 1 of the plan .* fits no cell of recipe 'test'"):
+    with pytest.raises(TrainingError, match=r"row 1 of the plan .* fits no cell of recipe 'test'"):
         planned(recipe, plan)
     pd.DataFrame([{"finetune_examples": 3}]).to_csv(plan)
     with pytest.raises(TrainingError, match="has no column 'method'"):
@@ -366,11 +367,11 @@ def test_an_interrupt_loses_at_most_the_runs_under_way(
     assert started.wait(30) in (130, -how)
     assert 3 <= rows_in(cut) < 18
     subprocess.run([*arguments, str(cut), "--workers", "2"], check=True, env=environment)
-    compared = [
+    first, second = (
         read_runs(path).drop(columns=["gpu_seconds", "search_flops"]).sort_values("run_id")
         for path in (whole, cut)
-    ]
-    pd.testing.assert_frame_equal(*(c.reset_index(drop=True) for c in compared))
+    )
+    pd.testing.assert_frame_equal(first.reset_index(drop=True), second.reset_index(drop=True))
 
 
 @pytest.mark.slow
@@ -382,5 +383,3 @@ def test_the_tiny_recipe_gives_a_table_that_can_be_fitted(tmp_path: Path) -> Non
     subprocess.run(sweep_, check=True, env=environment)
     assert (read_runs(table)["status"] == "done").sum() >= 24
     subprocess.run([*arguments, "fit", str(table), "-o", str(fit)], check=True)
-
-

@@ -1,7 +1,9 @@
 """Tasks: where they come from, their splits, and what is said of those that cannot be used."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -28,7 +30,7 @@ def leaks(task: Task) -> set[str]:
     return (train & (dev | test)) | (dev & test)
 
 
-def as_jsonl(path: Path, rows: list[dict[str, object]]) -> Path:
+def as_jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -64,11 +66,13 @@ def test_one_file_is_split_by_hash(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_folder_of_files_has_the_splits_they_are_named_after(tmp_path: Path) -> None:
-    for name, rows in {"train": ROWS[:200], "validation": ROWS[200:250], "test": ROWS[250:]}.items():
+    for name, rows in {
+        "train": ROWS[:200],
+        "validation": ROWS[200:250],
+        "test": ROWS[250:],
+    }.items():
         as_jsonl(tmp_path / f"{name}.jsonl", [{"pair": row} for row in rows])
-    source = TaskSource(
-        name="mine", path=str(tmp_path), source="pair.source", target="pair.target"
-    )
+    source = TaskSource(name="mine", path=str(tmp_path), source="pair.source", target="pair.target")
     task = load_task(source, tmp_path)
     assert [len(task.train), len(task.dev), len(task.test)] == [200, 50, 50]
     assert ("question 250", "answer 250") in task.test
@@ -94,7 +98,7 @@ def test_a_folder_of_the_datasets_library_works(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_loaded_is_said_in_a_sentence(
-    tmp_path: Path, rows: list[dict[str, object]] | None, source: dict[str, str], sentence: str
+    tmp_path: Path, rows: list[dict[str, object]] | None, source: dict[str, Any], sentence: str
 ) -> None:
     path = tmp_path / "mine.jsonl"
     if rows is not None:
@@ -136,7 +140,8 @@ def write_lists(folder: Path, packages: int) -> Path:
     for language, word in WORDS.items():
         texts = [
             f"Package: p{k}-{part}\nDescription-md5: {k}{part}\n"
-            f"Description-{language}: {word} {k} {part}\n {word} that\n does {k}.\n .\n {part} {k}\n"
+            f"Description-{language}: {word} {k} {part}\n {word} that\n does {k}.\n .\n"
+            f" {part} {k}\n"
             for k in range(packages)
             for part in ("bin", "data")
         ]
@@ -166,7 +171,10 @@ def test_debian_tasks_are_split_by_source_package(
             numbers = {n for n in numbers if n.isdigit()}
             assert {split_of(f"p{n}") for n in numbers} == {split}
     assert {target for _, target in summarise.test} >= {
-        f"{word} {k} bin" for word in WORDS.values() for k in range(200) if split_of(f"p{k}") == "test"
+        f"{word} {k} bin"
+        for word in WORDS.values()
+        for k in range(200)
+        if split_of(f"p{k}") == "test"
     }
     assert "2026" in str(translate.origin["suites"])
     documents = corpus(TaskSource(name="debian-en-de"), tmp_path, ("en", "de"))
@@ -186,5 +194,5 @@ def test_what_apt_says_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     apt.write_text("#!/bin/sh\necho 'E: no route to anywhere.' >&2\nexit 100\n")
     apt.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(TrainingError, match="could not fetch .*: E: no route to anywhere.$"):
+    with pytest.raises(TrainingError, match=r"could not fetch .*: E: no route to anywhere\.$"):
         load_task(TaskSource(name="debian-en-de"), tmp_path)

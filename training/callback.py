@@ -102,9 +102,7 @@ class RunTableCallback(TrainerCallback):  # type: ignore[misc]
             loss, error = loss_on(model, self.test)
         except Diverged as diverged:
             status, reason = "diverged", str(diverged)
-        adapter_size = sum(
-            p.numel() for name, p in inner.named_parameters() if "lora_" in name
-        )
+        adapter_size = sum(p.numel() for name, p in inner.named_parameters() if "lora_" in name)
         row = Run(
             run_id=self.run_id or f"{self.task}/{uuid.uuid4().hex[:12]}",
             task=self.task,
@@ -166,4 +164,3 @@ def loss_on(model: Any, batches: Any) -> tuple[float, float]:
     if not sums:
         raise TrainingError("the test data of the callback are empty.")
     return ratio(np.concatenate(sums), np.concatenate(counts))
-

@@ -286,9 +286,7 @@ def _save(folder: Path, save: Callable[[str], object]) -> None:
 # --------------------------------------------------------------------------- pre-training
 
 
-def rung_folder(
-    rung: Rung, cache: Path, progress: Callable[[float], None] | None = None
-) -> Path:
+def rung_folder(rung: Rung, cache: Path, progress: Callable[[float], None] | None = None) -> Path:
     """Pre-train a rung, all its checkpoints in one go, or find it in the cache."""
     tokenizer = tokenizer_folder(rung.pretraining, cache)
     if rung.part not in rung.pretraining.parts or max(rung.pretraining.parts) != 1:
@@ -352,7 +350,8 @@ def _pretrain(
         pad_token_id=tokenizer.pad_token_id,
     )
     device = best_device()
-    model = LlamaForCausalLM(config).to(device).train()
+    model: Any = LlamaForCausalLM(config).train()
+    model.to(device)
     blocks = torch.from_numpy(stream[: len(stream) // plan.block * plan.block].astype(np.int64))
     blocks = blocks.view(-1, plan.block)
     order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(plan.seed))
@@ -392,7 +391,7 @@ def _pretrain(
         raise TrainingError(f"pre-training of '{rung.name}' diverged; lower its rate.")
 
 
-# --------------------------------------------------------------------------- shared with fine-tuning
+# --------------------------------------------------------------------------- shared with runs
 
 
 def best_device() -> str:

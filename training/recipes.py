@@ -187,7 +187,10 @@ def zhang2024() -> Recipe:
     small = (8_000, *range(10_000, 100_001, 10_000))
     full = {
         "wmt14-en-de": (100_000, *range(500_000, 4_500_001, 500_000)),
-        "wmt19-en-zh": (*range(1_000_000, 5_000_001, 1_000_000), *range(10**7, 25 * 10**6 + 1, 5 * 10**6)),
+        "wmt19-en-zh": (
+            *range(1_000_000, 5_000_001, 1_000_000),
+            *range(10**7, 25 * 10**6 + 1, 5 * 10**6),
+        ),
         "mlsum": tuple(range(100_000, 900_001, 100_000)),
     }
     tokens = {
@@ -197,16 +200,31 @@ def zhang2024() -> Recipe:
     }
     sources = {
         "wmt14-en-de": TaskSource(
-            name="wmt14-en-de", path="wmt/wmt14", config="de-en", source="translation.en",
-            target="translation.de", max_source=256, max_target=256,
+            name="wmt14-en-de",
+            path="wmt/wmt14",
+            config="de-en",
+            source="translation.en",
+            target="translation.de",
+            max_source=256,
+            max_target=256,
         ),
         "wmt19-en-zh": TaskSource(
-            name="wmt19-en-zh", path="wmt/wmt19", config="zh-en", source="translation.en",
-            target="translation.zh", max_source=256, max_target=256,
+            name="wmt19-en-zh",
+            path="wmt/wmt19",
+            config="zh-en",
+            source="translation.en",
+            target="translation.zh",
+            max_source=256,
+            max_target=256,
         ),
         "mlsum": TaskSource(
-            name="mlsum", path="reciTAL/mlsum", config="de", source="text", target="summary",
-            max_source=512, max_target=256,
+            name="mlsum",
+            path="reciTAL/mlsum",
+            config="de",
+            source="text",
+            target="summary",
+            max_source=512,
+            max_target=256,
         ),
     }
     cells: list[Cell] = []
@@ -227,7 +245,7 @@ def zhang2024() -> Recipe:
         parts = [replace(sizes[0], part=part) for part in pretraining.parts if part != 1]
         for method, counts in ((FMT(), full[name]), (LoRA(4), small), (Prompt(100), small)):
             cells += grid([task], [*sizes, *parts], [method], counts)
-        settings = [*map(Prompt, lengths), *map(LoRA, ranks)]
+        settings: list[Method] = [*map(Prompt, lengths), *map(LoRA, ranks)]
         cells += grid([task], sizes[:1], settings, small[-1:])
     return Recipe(
         name="zhang2024",

@@ -206,7 +206,7 @@ def collate(examples: Sequence[Example], device: str) -> Batch:
 
 
 def choose(pool: int, examples: int, seed: int) -> np.ndarray:
-    """Return which of ``pool`` examples a seed picks; its smaller subsets are inside larger ones."""
+    """Return which of ``pool`` examples a seed picks; its smaller subsets lie in larger ones."""
     return np.random.default_rng([seed, 0]).permutation(pool)[:examples]
 
 
@@ -494,11 +494,14 @@ class Result:
         Test loss in nats per target token and its standard error.
     columns : mapping
         Everything else that the row tells.
+    tuned : Tuned
+        The model at its best checkpoint.
     """
 
     loss: float
     loss_se: float
     columns: Mapping[str, object]
+    tuned: Tuned
 
 
 def run(
@@ -554,7 +557,13 @@ def run(
         file = None if checkpoint is None else checkpoint.with_suffix(f".{rate:g}.pt")
         try:
             outcome = train(
-                tuned, subset, task.dev, budget, rate=rate, seed=seed, device=device,
+                tuned,
+                subset,
+                task.dev,
+                budget,
+                rate=rate,
+                seed=seed,
+                device=device,
                 checkpoint=file,
             )
         except Diverged as reason:
@@ -587,13 +596,9 @@ def run(
         "device": device,
         "test_examples": len(task.test),
     }
-    if budget.generate:
-        from tunecast.training.quality import scores
-
-        columns |= scores(best.tuned, task, base.tokenizer, budget.generate, device)
     if keep is not None:
         best.tuned.save(keep)
-    return Result(loss, loss_se, columns)
+    return Result(loss, loss_se, columns, best.tuned)
 
 
 def check(base: Loaded, task: Encoded, method: Method, examples: int) -> None:

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,11 +23,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tunecast.models.runs import Run, append_run, read_runs
-from tunecast.training.ladder import BaseModel, Hub, Loaded, Rung, best_device, load_base
-from tunecast.training.methods import FMT, Method
+from tunecast.training.ladder import BaseModel, Hub, Rung, best_device, load_base
+from tunecast.training.methods import FMT
+from tunecast.training.quality import scores
 from tunecast.training.recipes import Cell, Recipe
 from tunecast.training.run import (
     Budget,
@@ -82,8 +83,8 @@ def jobs_of(recipe: Recipe, table: Path) -> list[Job]:
         if first in done.index and done.at[first, "status"] == "done" and cell.examples:
             job = replace(
                 job,
-                rates=(float(done.at[first, "learning_rate"]),),
-                candidates=int(done.at[first, "rate_candidates"]),
+                rates=(float(str(done.at[first, "learning_rate"])),),
+                candidates=int(float(str(done.at[first, "rate_candidates"]))),
                 at_edge=str(done.at[first, "rate_at_edge"]) == "True",
             )
         jobs.append(job)
@@ -291,6 +292,9 @@ def attempt(
             budget=budget,
             checkpoint=state,
         )
+        if budget.generate:
+            found = scores(result.tuned, task, base.tokenizer, budget.generate, best_device())
+            result = replace(result, columns={**result.columns, **found})
     except Diverged as error:
         return None, "diverged", str(error)
     except Exception as error:  # whatever it is, the row says so and the sweep goes on
@@ -432,12 +436,12 @@ def sweep(
                 by_base: dict[BaseModel, list[Cell]] = {}
                 for job in jobs:
                     by_base.setdefault(job.cell.base, []).append(job.cell)
-                tasks = [
+                ready = [
                     (pool.submit(prepare, base, cells, recipe.budget, cache), 1.0, 1)
                     for base, cells in by_base.items()
                 ]
-                collect(tasks, show, "base models")
-                tasks = [
+                collect(ready, show, "base models")
+                made = [
                     (
                         pool.submit(work, job, recipe.budget, table, cache),
                         expected_flops(job, recipe.budget),
@@ -445,8 +449,8 @@ def sweep(
                     )
                     for job in jobs
                 ]
-                for reasons in collect(tasks, show, "runs"):
-                    failures += reasons or []
+                for reasons in collect(made, show, "runs"):
+                    failures += reasons
     return Summary(runs, skipped, tuple(failures), time.perf_counter() - started)
 
 

@@ -137,9 +137,7 @@ def split_of(group: str) -> str:
     return "dev" if percent < TEST_PERCENT + DEV_PERCENT else "train"
 
 
-def assemble(
-    name: str, splits: Mapping[str, Iterable[Pair]], origin: Mapping[str, object]
-) -> Task:
+def assemble(name: str, splits: Mapping[str, Iterable[Pair]], origin: Mapping[str, object]) -> Task:
     """Return a task of cleaned pairs, no source of dev or test among those of train.
 
     Raises
@@ -191,7 +189,7 @@ def _load_task(source: TaskSource, cache: Path) -> Task:
         if source.name not in BUILT_IN:
             known = ", ".join(BUILT_IN)
             raise TrainingError(
-                f"there is no built-in task '{source.name}' ({known}); give its path if it is yours."
+                f"there is no built-in task '{source.name}' ({known}); give the path of your own."
             )
         splits, origin = BUILT_IN[source.name](cache)
     else:
@@ -237,7 +235,8 @@ def _theirs(source: TaskSource) -> tuple[dict[str, list[Pair]], dict[str, object
 
 def _rows(path: Path) -> list[Mapping[str, Any]]:
     try:
-        return READERS[path.suffix](path).to_dict("records")
+        table = READERS[path.suffix](path)
+        return [dict(zip(map(str, table), row, strict=True)) for row in table.to_numpy()]
     except (ValueError, OSError) as error:
         raise TrainingError(f"'{path}' cannot be read: {' '.join(str(error).split())}.") from error
 
@@ -257,7 +256,9 @@ def _dataset(source: TaskSource) -> Mapping[str, Iterable[Mapping[str, Any]]]:
 
 
 def _pairs(rows: Iterable[Mapping[str, Any]], source: TaskSource) -> list[Pair]:
-    return [(_field(row, source, source.source), _field(row, source, source.target)) for row in rows]
+    return [
+        (_field(row, source, source.source), _field(row, source, source.target)) for row in rows
+    ]
 
 
 def _field(row: Mapping[str, Any], source: TaskSource, column: str) -> str:
