@@ -1,6 +1,6 @@
-"""How many tokens a CPU second trains, side by side with the Hugging Face Trainer?
+"""Question: how many tokens does a CPU second train, side by side with the Hugging Face Trainer?
 
-python benchmarks/training.py [-o training.json] [--examples 960] [--repeats 3]
+    python benchmarks/training.py --out benchmarks/results/training.json
 
 The same model, examples, batch size and number of steps, one thread, in turn: the Trainer in its
 default order, the Trainer with examples of like length together, a plain loop over such batches
@@ -139,7 +139,7 @@ def measure(base: Loaded, method: Method, examples: Sequence[Example], size: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, default=Path("training.json"))
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--examples", type=int, default=960)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch", type=int, default=16)
@@ -175,8 +175,8 @@ def main() -> None:
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     text = json.dumps({"work": shape, "results": results}, indent=1)
-    write_atomically(asked.output, lambda path: path.write_text(text))
-    print(f"wrote {asked.output}")
+    write_atomically(asked.out, lambda path: path.write_text(text))
+    print(f"wrote {asked.out}")
 
 
 if __name__ == "__main__":
