@@ -97,7 +97,9 @@ def with_trainer(model: Any, rows: list[dict[str, list[int]]], size: int, order:
             remove_unused_columns=False,
             train_sampling_strategy=order,
         )
-        transformers.Trainer(model, arguments, train_dataset=rows, data_collator=collate).train()
+        trainer = transformers.Trainer(model, arguments, train_dataset=rows, data_collator=collate)
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
 
 
 def with_loop(model: Any, rows: list[dict[str, list[int]]], size: int) -> None:
@@ -143,6 +145,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=960)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
     asked = parser.parse_args()
     threads(1)
     warnings.simplefilter("ignore", FutureWarning)
@@ -150,11 +153,12 @@ def main() -> None:
     source = TaskSource(name="docstrings", max_source=256, max_target=64)
     plan = Plan(family="benchmark", corpus=source, tokens=1)
     results = []
-    for name, (layers, width) in SHAPES.items():
-        base = base_of(layers, width, plan)
+    for name in asked.models:
+        base = base_of(*SHAPES[name], plan)
         task = encode(load_task(source), source, base.tokenizer, Budget())
         examples = task.train[: asked.examples]
         for method in (FMT(), LoRA(), Prompt()):
+            measure(base, method, examples[: 2 * asked.batch], asked.batch)  # what is done once
             runs = [measure(base, method, examples, asked.batch) for _ in range(asked.repeats)]
             speed = {way: statistics.median(r[way] for r in runs) for way in runs[0]}
             against = {

@@ -119,6 +119,35 @@ def test_a_diverged_run_is_a_row_with_its_reason(recipe: Recipe, tmp_path: Path)
     assert "at rate inf" in rows["reason"][0]
 
 
+BOMB = """
+import os
+from tunecast.training.methods import FMT
+
+class Bomb(FMT):
+    label = "bomb"
+    def config(self):
+        os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_killed_worker_costs_its_run_alone(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the system does when memory is out: the row says so, and the other runs are made."""
+    (tmp_path / "bomb.py").write_text(BOMB)
+    monkeypatch.syspath_prepend(tmp_path)
+    import bomb  # type: ignore[import-not-found]
+
+    cells = (replace(recipe.cells[0], method=bomb.Bomb()), recipe.cells[0])
+    both = replace(recipe, cells=cells, seeds=(0,), rates={"bomb": (1e-3,), "fmt": (1e-3,)})
+    found = sweep(both, tmp_path / "runs.csv", cache=tmp_path)
+    rows = read_runs(tmp_path / "runs.csv").set_index("method")
+    assert dict(rows["status"]) == {"bomb": "failed", "fmt": "done"}
+    assert "out of memory" in str(rows.at["bomb", "reason"])
+    assert len(found.failures) == 1
+    assert not list((tmp_path / "running").iterdir())
+
+
 # --------------------------------------------------------------------------- before anything is run
 
 
@@ -341,6 +370,21 @@ def test_bad_input_is_one_sentence_and_code_2(
     assert code == 2
     assert sentence in err
     assert err.count("\n") == 1
+
+
+def test_a_base_model_that_is_not_there_is_one_sentence_too(
+    recipe_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(recipe_file.removesuffix(":recipe"))
+    path.write_text(
+        path.read_text().replace("Hub(name='small', path='", "Hub(name='small', path='/gone")
+    )
+    table = tmp_path / "runs.csv"
+    code, _, err = command(["sweep", recipe_file, "-o", str(table)], capsys)
+    assert code == 2
+    assert "cannot be loaded from '/gone" in err
+    assert err.count("\n") == 1
+    assert not table.exists()
 
 
 def rows_in(table: Path) -> int:

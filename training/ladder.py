@@ -241,6 +241,7 @@ def body_size(model: Any) -> int:
 # --------------------------------------------------------------------------- the tokenizer
 
 
+@lru_cache(maxsize=8)  # the text need not be hashed for every run
 def tokenizer_folder(pretraining: Pretraining, cache: Path) -> Path:
     """Train the ladder's tokenizer, or find it in the cache."""
     texts = corpus(pretraining.corpus, cache, pretraining.languages)

@@ -21,11 +21,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tunecast.models.runs import Run, append_run, read_runs
+from tunecast.models.runs import Run, RunTableError, append_run, read_runs
 from tunecast.training.ladder import BaseModel, Hub, Rung, best_device, load_base
 from tunecast.training.methods import FMT
 from tunecast.training.quality import scores
@@ -250,14 +251,23 @@ def prepare(base: BaseModel, cells: Sequence[Cell], budget: Budget, cache: Path)
         check(loaded, _encoded(cell.task, base, budget, cache), cell.method, cell.examples)
 
 
-def work(job: Job, budget: Budget, table: Path, cache: Path) -> list[str]:
+def in_worker(job: Job, budget: Budget, table: Path, cache: Path, marks: Path) -> list[str]:
+    """Do `work`, leaving a mark of the run under way that only a violent end leaves behind."""
+    try:
+        return work(job, budget, table, cache, marks / str(os.getpid()))
+    except SystemExit:  # the pool would take it for an answer and begin the next job
+        os._exit(1)
+
+
+def work(job: Job, budget: Budget, table: Path, cache: Path, mark: Path | None = None) -> list[str]:
     """Make the runs of a job and append their rows; return the reasons of those that failed."""
     threads(1)
     failures = []
     rates, candidates, at_edge = job.rates, job.candidates, job.at_edge
     for seed in job.seeds:
         name = job.cell.run_id(seed)
-        result, status, reason = attempt(job.cell, seed, rates, budget, cache)
+        with marked(mark, name):
+            result, status, reason = attempt(job.cell, seed, rates, budget, cache)
         extra: dict[str, object] = {"reason": reason}
         if result is not None:
             extra |= result.columns
@@ -271,6 +281,19 @@ def work(job: Job, budget: Budget, table: Path, cache: Path) -> list[str]:
             failures.append(f"{name}: {reason}")
         append_row(table, job.cell, seed, status, result, extra, cache)
     return failures
+
+
+@contextmanager
+def marked(mark: Path | None, name: str) -> Iterator[None]:
+    """Keep a file with the name of the run under way."""
+    if mark is None:
+        yield
+        return
+    mark.write_text(name)
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def attempt(
@@ -430,28 +453,71 @@ def sweep(
         runs = sum(len(job.seeds) for job in jobs)
         skipped = len(recipe.cells) * len(recipe.seeds) - runs
         failures: list[str] = []
-        if jobs:
-            cache.mkdir(parents=True, exist_ok=True)
-            with pool_of(workers) as pool, bar(progress) as show:
-                by_base: dict[BaseModel, list[Cell]] = {}
-                for job in jobs:
-                    by_base.setdefault(job.cell.base, []).append(job.cell)
-                ready = [
-                    (pool.submit(prepare, base, cells, recipe.budget, cache), 1.0, 1)
-                    for base, cells in by_base.items()
-                ]
-                collect(ready, show, "base models")
-                made = [
-                    (
-                        pool.submit(work, job, recipe.budget, table, cache),
-                        expected_flops(job, recipe.budget),
-                        len(job.seeds),
-                    )
-                    for job in jobs
-                ]
-                for reasons in collect(made, show, "runs"):
-                    failures += reasons
+        while jobs:
+            (cache / "running").mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=cache / "running") as marks:
+                try:
+                    failures += _make(jobs, recipe, table, workers, cache, Path(marks), progress)
+                    break
+                except BrokenProcessPool:
+                    failures += _killed(jobs, recipe, table, cache, Path(marks))
+            jobs = jobs_of(recipe, table)
     return Summary(runs, skipped, tuple(failures), time.perf_counter() - started)
+
+
+def _make(
+    jobs: Sequence[Job],
+    recipe: Recipe,
+    table: Path,
+    workers: int,
+    cache: Path,
+    marks: Path,
+    progress: bool,
+) -> list[str]:
+    """Make the runs of jobs and return what is to be said of those without a loss."""
+    by_base: dict[BaseModel, list[Cell]] = {}
+    for job in jobs:
+        by_base.setdefault(job.cell.base, []).append(job.cell)
+    with pool_of(workers) as pool, bar(progress) as show:
+        ready = [
+            (pool.submit(prepare, base, cells, recipe.budget, cache), 1.0, 1)
+            for base, cells in by_base.items()
+        ]
+        collect(ready, show, "base models")
+        made = [
+            (
+                pool.submit(in_worker, job, recipe.budget, table, cache, marks),
+                expected_flops(job, recipe.budget),
+                len(job.seeds),
+            )
+            for job in jobs
+        ]
+        return [reason for reasons in collect(made, show, "runs") for reason in reasons]
+
+
+def _killed(
+    jobs: Sequence[Job], recipe: Recipe, table: Path, cache: Path, marks: Path
+) -> list[str]:
+    """Append a row for each run whose worker was killed, as the system does when memory is out.
+
+    Raises
+    ------
+    TrainingError
+        If no run was under way: another try would end alike.
+    """
+    names = {path.read_text() for path in marks.iterdir()}
+    reason = "killed by the system, as it does when out of memory"
+    found = []
+    for cell, seed in ((job.cell, seed) for job in jobs for seed in job.seeds):
+        if (name := cell.run_id(seed)) in names and name not in rows_of(table).index:
+            append_row(table, cell, seed, "failed", None, {"reason": reason}, cache)
+            found.append(f"{name}: {reason}")
+    if not found:
+        raise TrainingError(
+            f"a worker of recipe '{recipe.name}' was killed while getting base models and text "
+            "ready, perhaps for want of memory."
+        )
+    return found
 
 
 @contextmanager
@@ -508,11 +574,11 @@ def collect[T](
         for future in finished:
             try:
                 future.result()
-            except BrokenProcessPool:
-                raise TrainingError(
-                    "a worker was killed, perhaps for want of memory; the rows of finished runs "
-                    "are in the table, and the same command goes on from there."
-                ) from None
+            except ValueError as error:
+                if not isinstance(error, TrainingError | RunTableError):
+                    raise
+                # Raised anew, so that it is seen to come from here and not from the pool.
+                raise TrainingError(str(error)) from error
             done += facts[future][1]
             progress.update(line, advance=facts[future][0], done=done)
     return [future.result() for future, _, _ in tasks]

@@ -108,12 +108,6 @@ class Task:
     test: tuple[Pair, ...]
     origin: Mapping[str, object] = field(default_factory=dict)
 
-    @property
-    def digest(self) -> str:
-        """A hash of all text, in its splits."""
-        parts = (text for split in (self.train, self.dev, self.test) for p in split for text in p)
-        return digest_of(parts)
-
 
 def default_cache() -> Path:
     """Return the folder for fetched text and trained base models: ``$TUNECAST_CACHE`` if set."""
