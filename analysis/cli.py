@@ -423,10 +423,10 @@ def sweep(
         total = cost[["runs", "flops", "seconds"]].sum()
         for name in ("flops", "seconds"):
             cost[name] = cost[name].map("{:.2g}".format)
-        show(cost, title=f"Recipe {made.name}: cells to run, at most")
+        show(cost, title=f"Recipe {made.name}: cells to run")
         _say(
-            f"{total['runs']:.0f} runs, {total['flops']:.2g} FLOP and "
-            f"{_duration(total['seconds'])} at most, besides base models that are not there yet."
+            f"{total['runs']:.0f} runs, about {total['flops']:.2g} FLOP and "
+            f"{_duration(total['seconds'])}; base models that are not there yet come on top."
         )
         return
     found = make_runs(made, output, workers=workers, progress=_shows(quiet))

@@ -21,7 +21,7 @@ from tunecast.training.tasks import TrainingError
 METHODS: Mapping[str, str] = {"LORA": "lora", "PROMPT_TUNING": "prompt"}
 
 
-class RunTableCallback(TrainerCallback):  # type: ignore[misc]
+class RunTableCallback(TrainerCallback):
     """Append a row to a run table when training ends.
 
     The loss is measured anew on the test data, over target tokens (those whose label is not

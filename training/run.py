@@ -567,6 +567,8 @@ def run(
                 checkpoint=file,
             )
         except Diverged as reason:
+            if file is not None:
+                file.unlink(missing_ok=True)
             reasons.append(f"{reason} at rate {rate:g}")
             continue
         spent += outcome.progress.flops

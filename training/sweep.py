@@ -155,18 +155,22 @@ def _matches(cell: Cell, asked: Mapping[str, object]) -> bool:
 
 
 def expected_flops(job: Job, budget: Budget) -> float:
-    """Return the FLOP of a job's runs if none stops early and every example is of full length.
+    """Return about the FLOP of a job's runs if none stops early and all examples are of full length.
 
     Six for each parameter and token with full tuning and four with a frozen base (Kaplan 2020,
-    arXiv:2001.08361, and the gradient of the weights left out).
+    arXiv:2001.08361, and the gradient of the weights left out); the vocabulary head of our own
+    models, which their size leaves out, at the target tokens. Adapters and attention are left out.
     """
-    cell = job.cell
-    tokens = cell.task.max_source + cell.task.max_target
-    size = cell.base.size if isinstance(cell.base, Rung) else hub_size(cell.base)
+    cell, task = job.cell, job.cell.task
+    if isinstance(cell.base, Rung):
+        head = cell.base.width * cell.base.pretraining.vocabulary
+        example = cell.base.size * (task.max_source + task.max_target) + head * task.max_target
+    else:
+        example = hub_size(cell.base) * (task.max_source + task.max_target)
     each = 6 if isinstance(cell.method, FMT) else 4
     shown = budget.passes(cell.examples) * cell.examples
     runs = len(job.rates) + len(job.seeds) - 1
-    return float(each * size * tokens * shown * runs)
+    return float(each * example * shown * runs)
 
 
 @lru_cache
@@ -206,7 +210,7 @@ def speed(done: pd.DataFrame) -> float:
 
 
 def forecast_cost(recipe: Recipe, table: Path, workers: int) -> pd.DataFrame:
-    """Return the cells still to be run with the FLOP and seconds to expect at most.
+    """Return the cells still to be run with the FLOP and seconds to expect.
 
     Returns
     -------
@@ -267,7 +271,7 @@ def work(job: Job, budget: Budget, table: Path, cache: Path, mark: Path | None =
     for seed in job.seeds:
         name = job.cell.run_id(seed)
         with marked(mark, name):
-            result, status, reason = attempt(job.cell, seed, rates, budget, cache)
+            result, status, reason = attempt(job.cell, seed, rates, budget, table, cache)
         extra: dict[str, object] = {"reason": reason}
         if result is not None:
             extra |= result.columns
@@ -297,11 +301,12 @@ def marked(mark: Path | None, name: str) -> Iterator[None]:
 
 
 def attempt(
-    cell: Cell, seed: int, rates: tuple[float, ...], budget: Budget, cache: Path
+    cell: Cell, seed: int, rates: tuple[float, ...], budget: Budget, table: Path, cache: Path
 ) -> tuple[Result | None, str, str]:
     """Make one run; return what it measured, its status and, if it failed, why."""
-    name = cell.run_id(seed)
-    state = cache / "running" / hashlib.sha256(f"{name}{budget}".encode()).hexdigest()[:16]
+    # Whatever would make it another run, or the run of another sweep, is in the name of its state.
+    identity = repr((cell, seed, budget, str(table.resolve())))
+    state = cache / "running" / hashlib.sha256(identity.encode()).hexdigest()[:16]
     try:
         base = load_base(cell.base, cache)
         task = _encoded(cell.task, cell.base, budget, cache)

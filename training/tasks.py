@@ -352,6 +352,8 @@ def _fetch(folder: Path) -> Path:
         "Acquire::Languages": ",".join(LANGUAGES),
         "APT::Sandbox::User": "root",  # the usual one may not write in a user's cache
         "APT::Update::Error-Mode": "any",
+        "Acquire::http::Timeout": 30,
+        "Acquire::Retries": 1,
     }
     command = [apt, "-qq", *(f"-o{name}={value}" for name, value in options.items()), "update"]
     done = subprocess.run(command, capture_output=True, text=True)
