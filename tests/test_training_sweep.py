@@ -308,9 +308,9 @@ def test_the_cost_is_about_what_is_said(recipe: Recipe, tmp_path: Path) -> None:
     rest = forecast_cost(recipe, table, 2)
     assert rest["runs"].sum() == 10
     row = read_runs(table)
-    # Told for examples of full length; those of this task are a third of it.
+    # Told for examples of full length; those of this task are a fifth of it.
     first = forecast_cost(recipe, tmp_path / "none.csv", 1)["flops"][0]
-    assert 0.1 < row["search_flops"].sum() / first < 1
+    assert 0.05 < row["search_flops"].sum() / first < 1
     speed = (row["train_flops"] / row["gpu_seconds"]).median()
     assert (rest["flops"] / rest["seconds"]).tolist() == pytest.approx([2 * speed] * len(rest))
 

@@ -155,7 +155,7 @@ def _matches(cell: Cell, asked: Mapping[str, object]) -> bool:
 
 
 def expected_flops(job: Job, budget: Budget) -> float:
-    """Return about the FLOP of a job's runs if none stops early and all examples are of full length.
+    """Return the FLOP to expect of a job's runs, none stopping early and no example short.
 
     Six for each parameter and token with full tuning and four with a frozen base (Kaplan 2020,
     arXiv:2001.08361, and the gradient of the weights left out); the vocabulary head of our own
