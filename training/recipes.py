@@ -159,14 +159,16 @@ def ladder() -> Recipe:
         parts=(0.25, 0.5, 1.0),
         vocabulary=2048,
     )
+    cells = grid(
+        [translate, summarise],
+        rungs(pretraining, [(2, 32, 2), (2, 48, 3), (3, 64, 4), (4, 80, 5)]),
+        [FMT(), LoRA(), Prompt()],
+        (30, 75, 190, 480, 1200, 3000),
+    )
     return Recipe(
         name="ladder",
-        cells=grid(
-            [translate, summarise],
-            rungs(pretraining, [(2, 32, 2), (2, 48, 3), (3, 64, 4), (4, 80, 5)]),
-            [FMT(), LoRA(), Prompt()],
-            (30, 75, 190, 480, 1200, 3000),
-        ),
+        # Few examples first: wherever it is stopped, the table is a complete design.
+        cells=tuple(sorted(cells, key=lambda cell: cell.examples)),
         seeds=(0, 1),
         rates=RATES,
         budget=Budget(

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
@@ -530,7 +531,9 @@ def pool_of(workers: int) -> Iterator[Executor]:
     """Open worker processes, and end them at once if anything goes wrong."""
     # Forking a process that has used torch's threads can hang it.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_obey_the_parent)
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_obey_the_parent, initargs=(os.getpid(),)
+    )
     try:
         yield pool
     except BaseException:
@@ -542,11 +545,19 @@ def pool_of(workers: int) -> Iterator[Executor]:
     pool.shutdown()
 
 
-def _obey_the_parent() -> None:
+def _obey_the_parent(parent: int) -> None:
     # Ctrl-C reaches every process of a terminal; the parent alone decides what it means. An exit
     # rather than sudden death lets a worker clear away a file that it has half written.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    # A worker that outlived a killed sweep would write into the table of the next one.
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
 
 
 @contextmanager
