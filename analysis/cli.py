@@ -499,6 +499,74 @@ def _greedy_note(answer: Plan) -> str:
     )
 
 
+@app.command()
+def sweep(
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe: tiny, ladder, zhang2024, or FILE.py:function.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="RUNS", help="The run table to extend.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be run and what it costs.")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that run side by side, one thread each.")
+    ] = 1,
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="PLAN.csv", help="Run these cells of the recipe alone."),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune what a recipe asks for and append a row for each run."""
+    _require_training()
+    from tunecast.analysis.tables import show
+    from tunecast.training.recipes import find_recipe
+    from tunecast.training.sweep import forecast_cost, planned
+    from tunecast.training.sweep import sweep as make_runs
+
+    made = find_recipe(recipe)
+    if plan is not None:
+        made = planned(made, plan)
+    if dry_run:
+        cost = forecast_cost(made, output, workers)
+        total = cost[["runs", "flops", "seconds"]].sum()
+        for name in ("flops", "seconds"):
+            cost[name] = cost[name].map("{:.2g}".format)
+        show(cost, title=f"Recipe {made.name}: cells to run")
+        _say(
+            f"{total['runs']:.0f} runs, about {total['flops']:.2g} FLOP and "
+            f"{_duration(total['seconds'])}; base models that are not there yet come on top."
+        )
+        return
+    found = make_runs(made, output, workers=workers, progress=_shows(quiet))
+    for failure in found.failures:
+        _say(failure)
+    _say(
+        f"{output}: {found.made} runs made in {_duration(found.seconds)}, "
+        f"{len(found.failures)} of them without a loss; {found.skipped} were there."
+    )
+
+
+def _require_training() -> None:
+    """Refuse, in one sentence, what needs packages that are not installed."""
+    from importlib.util import find_spec
+
+    from tunecast.analysis.tables import TableError
+
+    wanted = ("torch", "transformers", "peft", "tokenizers")
+    if missing := [name for name in wanted if find_spec(name) is None]:
+        raise TableError(f"sweep needs {missing[0]}: pip install 'tunecast[train]'.")
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2g} seconds"
+
+
 # --------------------------------------------------------------------------- input
 
 

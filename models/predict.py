@@ -57,6 +57,9 @@ class Draws:
     df: np.ndarray
 
 
+type Range = tuple[float, float]  # log2 of the smallest and the largest data size
+
+
 class Predictor:
     """Draws for targets, from one fit's layout, priors and belief.
 
@@ -96,14 +99,14 @@ class Predictor:
             x = x_log[row] - np.log(layout.x_ref)
             known = curves.get((cell, base, tuple(np.round(x, 9))))
             curve = self._known(known) if known is not None else self._new(cell, base, task, x)
-            low, high, ref = self._range(known, cell)
+            own, whole, ref = self._range(known, cell)
             log_u = (doublings[i] - ref) * np.log(2)
             share, rate, onset, level, scale = curve
             mean = level + decline(self.law, log_u, share, rate, onset, np)
-            mean = mean + self._drift(task, key, x, doublings[i], low, high)
+            mean = mean + self._drift(task, key, x, doublings[i], own, whole)
             expected[:, i] = mean
             noise[:, i] = scale
-            beyond[i] = self._beyond(doublings[i], low, high, x)
+            beyond[i] = self._beyond(doublings[i], *own, x)
         df = self.belief.noise_df[:, None]
         rng = self._rng("run noise")
         z = rng.standard_t(np.broadcast_to(df, (self.size, 1)), (self.size, 1))
@@ -208,39 +211,46 @@ class Predictor:
 
     # ----------------------------------------------------------------- drift and range
 
-    def _range(self, curve: int | None, cell: tuple[str, ...]) -> tuple[float, float, float]:
-        """Log2 of smallest and largest data size behind a target's curve, and its reference.
+    def _range(self, curve: int | None, cell: tuple[str, ...]) -> tuple[Range, Range, float]:
+        """Log2 of smallest and largest data size of a target's curve, of its cell; the reference.
 
-        An unseen cell has no range of its own; those that share most of its levels lend theirs.
+        An unseen curve takes its cell's range. An unseen cell has none of its own; those that
+        share most of its levels lend theirs.
         """
         layout = self.layout
+        if cell in layout.cells:
+            near = np.array([layout.cells.index(cell)])
+        else:
+            shared = np.array([sum(map(str.__eq__, cell, other)) for other in layout.cells])
+            near = np.flatnonzero(shared == shared.max())
+        whole = float(layout.cell_low[near].min()), float(layout.cell_high[near].max())
+        own = whole
         if curve is not None:
-            k = layout.curve_cell[curve]
-            low, high = layout.curve_low[curve], layout.curve_high[curve]
-            return float(low), float(high), float(layout.log2_d_ref[k])
-        shared = np.array([sum(map(str.__eq__, cell, other)) for other in layout.cells])
-        near = shared == shared.max()
-        low, high = layout.cell_low[near].min(), layout.cell_high[near].max()
-        return float(low), float(high), float(np.median(layout.log2_d_ref[near]))
+            own = float(layout.curve_low[curve]), float(layout.curve_high[curve])
+        return own, whole, float(np.median(layout.log2_d_ref[near]))
 
     def _drift(
-        self, task: str, key: tuple[object, ...], x: np.ndarray, at: float, low: float, high: float
+        self, task: str, key: tuple[object, ...], x: np.ndarray, at: float, own: Range, whole: Range
     ) -> np.ndarray | float:
-        """Integrated random walk of the log-log slope beyond the data, task's plus curve's own."""
-        if low <= at <= high:
-            return 0.0
-        edge = high if at > high else low
-        first, last = sorted((edge, at))
-        knots = np.arange(np.floor(first / KNOT), np.ceil(last / KNOT)) * KNOT + KNOT / 2
-        knots = knots[(knots > first) & (knots < last)]
-        reach = np.abs(at - knots)
-        own = (*key, *np.round(x, 9).tolist())
+        """Integrated random walk of the log-log slope beyond the data, task's plus curve's own.
+
+        What the curves of a task share is known as far as the cell reaches.
+        """
         total: np.ndarray | float = 0.0
-        for kind, who in (("drift_task", (task,)), ("drift_curve", own)):
+        mine = (*key, *np.round(x, 9).tolist())
+        for kind, who, (low, high) in (
+            ("drift_task", (task,), whole),
+            ("drift_curve", mine, own),
+        ):
+            if low <= at <= high:
+                continue
+            edge = high if at > high else low
+            first, last = sorted((edge, at))
+            knots = np.arange(np.floor(first / KNOT), np.ceil(last / KNOT)) * KNOT + KNOT / 2
             row = self.priors[kind]
             sd = np.exp(row.location + row.scale * self._z(kind)) * np.sqrt(KNOT)
-            for knot, length in zip(knots, reach, strict=True):
-                total = total + sd * length * self._z(kind, *who, float(knot))
+            for knot in knots[(knots > first) & (knots < last)]:
+                total = total + sd * abs(at - knot) * self._z(kind, *who, float(knot))
         return total
 
     def _beyond(self, at: float, low: float, high: float, x: np.ndarray) -> float:

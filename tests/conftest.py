@@ -1,10 +1,13 @@
 """What all tests share. Warnings are errors (pyproject.toml), and nothing depends on the clock."""
 
+import json
 import os
 
 # Before anything imports them: figures without a display, one thread for each process.
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What the training tests need is made by themselves; none of them asks a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 from collections.abc import Callable
 from typing import Any
@@ -66,3 +69,53 @@ def believed() -> Callable[..., Fit]:
         return Fit((Member(layout, priors, draws, 1.0),), runs, {"seed": seed}, good)
 
     return make
+
+
+# --------------------------------------------------------------------------- for the training tests
+
+
+@pytest.fixture(scope="session")
+def words_task(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A task that a tiny model learns within seconds: sources and targets of unequal lengths."""
+    from tunecast.training.tasks import TaskSource
+
+    path = tmp_path_factory.mktemp("task") / "words.jsonl"
+    names = ("red", "green", "blue", "black", "white", "grey", "pink")
+    with path.open("w") as file:
+        for k in range(400):
+            picked = [names[(k // 7**j) % 7] for j in range(1 + k % 4)]
+            row = {"source": f"{k} {' '.join(picked)}", "target": " ".join(reversed(picked))}
+            file.write(json.dumps(row) + "\n")
+    return TaskSource(name="words", path=str(path), max_source=32, max_target=32)
+
+
+@pytest.fixture(scope="session")
+def small_base(tmp_path_factory: pytest.TempPathFactory, words_task: Any) -> Any:
+    """A two-layer Llama with random weights and a tokenizer of its own, in a folder."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tunecast.training.ladder import Hub, _train_tokenizer
+    from tunecast.training.tasks import load_task
+
+    folder = tmp_path_factory.mktemp("base")
+    texts = [text for pair in load_task(words_task, folder).train for text in pair]
+    tokenizer = _train_tokenizer(texts, 300)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=3,
+        pad_token_id=0,
+    )
+    import torch
+
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Hub(name="small", path=str(folder), family="small", pretrain_tokens=1e6)

@@ -1,7 +1,8 @@
 """How runs are made, to become rows of the run table.
 
-This folder will hold the sweeps that fine-tune one ladder of base models by full fine-tuning,
-LoRA and prompt tuning at several data sizes, and append a row to a run table as each run ends.
-From `tunecast.models` it will import the run table alone, so that a machine that trains needs no
-sampler.
+`tunecast.training.sweep.sweep` makes every run of a recipe (`tunecast.training.recipes`): a task, a
+base model, a method, so many examples, a seed. `tunecast.training.callback.RunTableCallback` adds a
+row from training that is not ours. From `tunecast.models` this folder imports the run table and the
+writing of files alone, so that a machine that trains needs no sampler. Its own packages come with
+``pip install 'tunecast[train]'``.
 """

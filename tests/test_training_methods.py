@@ -1,0 +1,185 @@
+"""Methods and base models: what is trained, how it is saved, and what the cache keeps."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
+
+from tunecast.training import ladder
+from tunecast.training.ladder import Hub, Loaded, Pretraining, Rung, load_base, rung_folder
+from tunecast.training.methods import FMT, LoRA, Method, Prompt, attach
+from tunecast.training.tasks import TaskSource, TrainingError, corpus
+
+
+@pytest.fixture(scope="session")
+def base(small_base: Hub, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    return load_base(small_base, tmp_path_factory.mktemp("cache"))
+
+
+# Two layers of width 16: queries and output 16 x 16, one key and value head 16 x 8, feed-forward
+# 16 x 32 three times. LoRA adds rank * (rows + columns) to each.
+LORA_OF_RANK_1 = 2 * ((16 + 16) * 2 + (16 + 8) * 2 + (16 + 32) * 3)
+
+
+@pytest.mark.parametrize(
+    ("method", "count"),
+    [
+        (FMT(), 2 * (2 * 16 * 16 + 2 * 16 * 8 + 3 * 16 * 32 + 2 * 16) + 16 + 2 * 300 * 16),
+        (LoRA(rank=1), LORA_OF_RANK_1),
+        (LoRA(rank=5), 5 * LORA_OF_RANK_1),
+        (Prompt(length=7), 7 * 16),
+    ],
+    ids=str,
+)
+def test_the_trainable_parameters_are_these_and_no_others(
+    base: Loaded, method: Method, count: int
+) -> None:
+    tuned = attach(base, method)
+    assert sum(p.numel() for p in tuned.trainable.values()) == count
+    assert not any("lm_head" in name for name in tuned.trainable if method.label != "fmt")
+    if isinstance(method, LoRA):
+        touched = {name.split(".")[-4] for name in tuned.trainable}
+        attention, forward = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"gate_proj", "up_proj"}
+        assert touched == attention | forward | {"down_proj"}
+
+
+def test_a_prompt_starts_as_words_of_the_vocabulary(base: Loaded) -> None:
+    tuned, again, other = (attach(base, Prompt(5), seed=seed) for seed in (0, 0, 1))
+    (prompt,), (same,), (another,) = (t.trainable.values() for t in (tuned, again, other))
+    vocabulary = base.model.get_input_embeddings().weight
+    assert all((row == vocabulary).all(1).any() for row in prompt)
+    assert torch.equal(prompt, same)
+    assert not torch.equal(prompt, another)
+
+
+def test_lora_starts_as_the_base_model(base: Loaded) -> None:
+    ids = torch.arange(4, 20).view(2, 8)
+    where = torch.arange(16)
+    assert torch.allclose(
+        attach(base, LoRA()).logits(ids, where), attach(base, FMT()).logits(ids, where), atol=1e-6
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("method", [LoRA(rank=2), Prompt(length=3)], ids=lambda m: m.label)
+def test_peft_reloads_what_was_saved(base: Loaded, method: Method, tmp_path: Path) -> None:
+    tuned = attach(base, method)
+    with torch.no_grad():
+        for parameter in tuned.trainable.values():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    tuned.save(tmp_path / "adapter")
+    names = {path.name for path in (tmp_path / "adapter").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= names
+
+    fresh = transformers.AutoModelForCausalLM.from_pretrained(base.model.name_or_path)
+    theirs = peft.PeftModel.from_pretrained(fresh, tmp_path / "adapter").eval()
+    ids = torch.arange(4, 20).view(2, 8)
+    found = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, tuned.virtual :]
+    ours = tuned.logits(ids, torch.arange(16)).view(2, 8, -1)
+    assert torch.allclose(found, ours, atol=1e-5)
+
+
+@pytest.mark.parametrize(("make", "word"), [(LoRA, "rank"), (Prompt, "length")])
+def test_settings_below_one_are_refused(make: Any, word: str) -> None:
+    with pytest.raises(TrainingError, match=f"the {word} .* must be at least 1, not 0"):
+        make(0)
+
+
+def test_the_size_leaves_embeddings_and_head_out(base: Loaded) -> None:
+    assert base.total - base.size == 2 * 300 * 16
+    tied = transformers.LlamaConfig(
+        vocab_size=50, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=1, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(tied)
+    assert model.num_parameters() - ladder.body_size(model) == 50 * 8
+
+
+# --------------------------------------------------------------------------- the ladder
+
+
+@pytest.fixture(scope="session")
+def plan(words_task: TaskSource) -> Pretraining:
+    return Pretraining(
+        family="test", corpus=words_task, tokens=4096, parts=(0.5, 1.0), vocabulary=300,
+        context=64, block=16, batch=8,
+    )  # fmt: skip
+
+
+def test_a_rung_is_made_once_and_knows_its_size(
+    plan: Pretraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung = Rung(pretraining=plan, layers=2, width=16, heads=2)
+    steps: list[float] = []
+    loaded = load_base(rung, tmp_path, steps.append)
+    assert loaded.size == rung.size
+    assert loaded.context == 64
+    assert steps[-1] == 1
+    assert len(steps) == 4096 // (16 * 8)
+    monkeypatch.setattr(ladder, "_pretrain", lambda *_: pytest.fail("made a second time"))
+    assert load_base(rung, tmp_path) is loaded
+
+    half = rung_folder(replace(rung, part=0.5), tmp_path)
+    note = json.loads((half / "pretraining.json").read_text())
+    assert note["tokens"] == replace(rung, part=0.5).pretrain_tokens == 2048
+    text = "red green blue"
+    assert loaded.tokenizer.decode(loaded.tokenizer(text).input_ids) == text
+
+
+def test_pre_training_learns_and_can_be_repeated(plan: Pretraining, tmp_path: Path) -> None:
+    rung = Rung(pretraining=replace(plan, parts=(0.25, 1.0)), layers=1, width=16, heads=2)
+    early, late, again = (
+        json.loads((rung_folder(replace(rung, part=part), cache) / "pretraining.json").read_text())
+        for part, cache in ((0.25, tmp_path / "a"), (1.0, tmp_path / "a"), (1.0, tmp_path / "b"))
+    )
+    assert late["loss"] < early["loss"] < 6
+    assert late == again
+
+
+def test_other_text_makes_another_base_model(plan: Pretraining, tmp_path: Path) -> None:
+    rows = [{"source": f"other {k}", "target": f"text {k}"} for k in range(300)]
+    path = tmp_path / "other.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    other = replace(plan, corpus=replace(plan.corpus, path=str(path)))
+    folders = {
+        rung_folder(Rung(pretraining=p, layers=1, width=16, heads=2), tmp_path).parent
+        for p in (plan, plan, other, replace(plan, seed=1))
+    }
+    assert len(folders) == 3
+    assert not any("other 1" in text for text in corpus(plan.corpus, tmp_path))
+
+
+def test_all_sizes_see_the_same_tokens(plan: Pretraining, tmp_path: Path) -> None:
+    tokenizer = load_base(Rung(pretraining=plan, layers=1, width=16, heads=2), tmp_path).tokenizer
+    stream = ladder.token_stream(["red green", "blue"], tokenizer, 100)
+    assert len(stream) == 100
+    text = tokenizer.decode(stream[:20])
+    assert text.startswith("<bos>red green<eos><bos>blue<eos><bos>red green<eos>")
+
+
+@pytest.mark.parametrize(
+    ("base", "sentence"),
+    [
+        (Hub(name="gone", path="no/such", family="x"), "base model 'gone' cannot be loaded from"),
+        ("part", "the checkpoint at 0.1 is not kept, only 0.5, 1; "),
+        ("tokens", "100 tokens do not fill a step of 8 x 16 tokens."),
+    ],
+)
+def test_a_base_model_that_cannot_be_had_is_said(
+    base: Any, sentence: str, plan: Pretraining, tmp_path: Path
+) -> None:
+    rung = Rung(pretraining=plan, layers=1, width=16, heads=2)
+    if base == "part":
+        base = replace(rung, part=0.1)
+    if base == "tokens":
+        base = replace(rung, pretraining=replace(plan, tokens=100))
+    with pytest.raises(TrainingError, match=sentence) as caught:
+        load_base(base, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not [path for path in tmp_path.glob("ladder/*") if path.is_dir()], "half a model is kept"
