@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -23,6 +24,9 @@ from tunecast.models.layout import lay_out
 from tunecast.models.priors import WEAK, PriorTable
 from tunecast.models.runs import read_runs
 
+# Runs of a smaller ladder than the embedded one: fits take seconds.
+SMALL = str(Path(__file__).parent / "data" / "small_ladder.csv")
+
 # The same examples every time: a red build must be one that anybody can repeat.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
@@ -30,12 +34,12 @@ settings.load_profile("repeatable")
 
 @pytest.fixture(scope="session")
 def _ladder() -> pd.DataFrame:
-    return read_runs("ladder", columns=["model_size", "finetune_examples"])
+    return read_runs(SMALL, columns=["model_size", "finetune_examples"])
 
 
 @pytest.fixture
 def ladder(_ladder: pd.DataFrame) -> pd.DataFrame:
-    """The embedded table of 49 measured runs, each test its own copy."""
+    """49 measured runs, each test its own copy."""
     return _ladder.copy()
 
 

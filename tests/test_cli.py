@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import SMALL
 
 import tunecast.models
 from tunecast.analysis.cli import main
@@ -52,7 +53,7 @@ def tunecast_(capfd: pytest.CaptureFixture[str]) -> Call:
 @pytest.fixture(scope="module")
 def result(believed: Callable[..., Fit]) -> Fit:
     """A fit to the ladder without its largest model, with draws of the prior: not converged."""
-    small = where(read_runs("ladder"), "base_model != 'ladder-1.2m'").reset_index(drop=True)
+    small = where(read_runs(SMALL), "base_model != 'ladder-1.2m'").reset_index(drop=True)
     made = believed(small)
     info = {
         "law": "rectified",
@@ -144,7 +145,7 @@ def test_a_bad_run_table(tmp_path: Path, tunecast_: Call, text: str, sentences: 
     ],
 )
 def test_a_bad_question(tmp_path: Path, tunecast_: Call, options: list[str], sentence: str) -> None:
-    refused(tunecast_("fit", "ladder", "-o", tmp_path / "fit.nc", *options), sentence)
+    refused(tunecast_("fit", SMALL, "-o", tmp_path / "fit.nc", *options), sentence)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -257,8 +258,8 @@ def test_an_output_that_cannot_be(
 def test_a_fit_is_refused_its_output_before_it_samples(
     tmp_path: Path, tunecast_: Call, no_sampling: list[dict[str, Any]]
 ) -> None:
-    refused(tunecast_("fit", "ladder", "-o", tmp_path / "fit.csv"), "must end in .nc")
-    refused(tunecast_("fit", "ladder", "-o", tmp_path / "none" / "fit.nc"), "does not exist")
+    refused(tunecast_("fit", SMALL, "-o", tmp_path / "fit.csv"), "must end in .nc")
+    refused(tunecast_("fit", SMALL, "-o", tmp_path / "none" / "fit.nc"), "does not exist")
     assert no_sampling == []
 
 
@@ -286,7 +287,7 @@ def test_a_fault_of_ours_keeps_its_traceback(
     exec(f"def fit(runs, **options): return {misuse}", ours)
     monkeypatch.setattr(tunecast.models, "fit", ours["fit"])
     with pytest.raises(ValueError, match=r"Length mismatch|cannot reshape"):
-        main(["fit", "ladder", "-o", str(tmp_path / "fit.nc")])
+        main(["fit", SMALL, "-o", str(tmp_path / "fit.nc")])
 
 
 # ------------------------------------------------------------------ answers
@@ -388,7 +389,7 @@ def test_a_picture_beside_the_table(
 
 
 def test_score(tmp_path: Path, tunecast_: Call, saved: Path) -> None:
-    reached = where(read_runs("ladder"), "base_model == 'ladder-1.2m'")
+    reached = where(read_runs(SMALL), "base_model == 'ladder-1.2m'")
     reached.to_csv(tmp_path / "runs.csv", index=False)
     reached.drop(columns=["loss", "base_model"]).to_csv(tmp_path / "targets.csv", index=False)
     answer, scores = tmp_path / "answer.csv", tmp_path / "scores.csv"
@@ -399,7 +400,7 @@ def test_score(tmp_path: Path, tunecast_: Call, saved: Path) -> None:
     assert frame["n"].max() == 15
     assert not frame["converged"].any()
     refused(tunecast_("score", answer, tmp_path / "none.csv"), "there is no file")
-    refused(tunecast_("score", tmp_path / "none.csv", "ladder"), "there is no file")
+    refused(tunecast_("score", tmp_path / "none.csv", SMALL), "there is no file")
     refused(tunecast_("score", answer, tmp_path / "runs.csv", "--by", "recipe"), "'recipe'")
     refused(tunecast_("score", tmp_path / "targets.csv", tmp_path / "runs.csv"), "loss_q")
 
@@ -409,7 +410,7 @@ def test_backtest(
 ) -> None:
     monkeypatch.setattr("tunecast.models.inference.fit", lambda runs, **options: result)
     out, picture = tmp_path / "scores.csv", tmp_path / "scores.png"
-    ask = ("backtest", "ladder", "--train", "model_size < 1e6")
+    ask = ("backtest", SMALL, "--train", "model_size < 1e6")
     done = tunecast_(*ask, "--test", "model_size > 1e6", "-o", out, "--plot", picture)
     assert done.code == 3 and "its scores are marked" in done.err
     frame = pd.read_csv(out)
@@ -429,7 +430,7 @@ def test_options_of_a_fit_reach_it(
 ) -> None:
     out = tmp_path / "fit.nc"
     options = "--law power --factors= --cell task,method,seed --where loss>4.3 --draws 7"
-    done = tunecast_("fit", "ladder", "-o", out, "--allow-unconverged", *options.split())
+    done = tunecast_("fit", SMALL, "-o", out, "--allow-unconverged", *options.split())
     assert done.code == 3, "a fit that did not converge says so even when it is kept"
     assert "it was saved as asked, and is marked" in done.err
     (asked,) = no_sampling
@@ -443,7 +444,7 @@ def test_options_of_a_fit_reach_it(
 def test_a_fit_that_did_not_converge_is_not_saved(
     tmp_path: Path, tunecast_: Call, no_sampling: list[dict[str, Any]], result: Fit
 ) -> None:
-    done = tunecast_("fit", "ladder", "-o", tmp_path / "fit.nc")
+    done = tunecast_("fit", SMALL, "-o", tmp_path / "fit.nc")
     assert done.code == 3
     assert result.diagnostics.reasons[0] in done.err
     assert "--allow-unconverged would save it" in done.err
@@ -479,7 +480,7 @@ result = tunecast.models.load_fit({str(saved)!r})
 tunecast.models.fit = lambda runs, **options: result
 from tunecast.analysis.cli import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-main(["fit", "ladder", "-q", "--allow-unconverged", "-o", {str(path)!r}])
+main(["fit", {SMALL!r}, "-q", "--allow-unconverged", "-o", {str(path)!r}])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     refused(Done(done.returncode, done.stdout, done.stderr), "cannot be written")
@@ -513,7 +514,7 @@ def test_an_interrupt_leaves_nothing_half_written(
     monkeypatch.setattr(tunecast.models, "fit", interrupted)
     path = tmp_path / "fit.nc"
     path.write_text("old")
-    done = tunecast_("fit", "ladder", "-o", path)
+    done = tunecast_("fit", SMALL, "-o", path)
     assert done.code == 130
     assert "Traceback" not in done.err
     assert path.read_text() == "old"
@@ -527,7 +528,7 @@ def test_ctrl_c_while_it_samples(tmp_path: Path, seconds: int) -> None:
     path = tmp_path / "fit.nc"
     path.write_text("old")
     code = "from tunecast.analysis.cli import main; main()"
-    arguments = ["fit", "ladder", "-o", str(path), "--draws", "100000", "--tune", "100000"]
+    arguments = ["fit", SMALL, "-o", str(path), "--draws", "100000", "--tune", "100000"]
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import SMALL
 
 from tunecast.models import inference, load_fit
 from tunecast.models.fits import Diagnostics, Fit, UnconvergedError
@@ -24,7 +25,7 @@ QUICK: dict[str, Any] = {"chains": 2, "retry": False, "progress": False}
 
 @pytest.fixture(scope="session")
 def runs() -> pd.DataFrame:
-    return read_runs("ladder", columns=["model_size", "finetune_examples"])
+    return read_runs(SMALL, columns=["model_size", "finetune_examples"])
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +42,7 @@ def compiled_once(compiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def sampled(compiled: Any) -> Fit:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference, "compile_model", lambda layout, priors: compiled)
-        return fit("ladder", draws=300, tune=400, seed=3, allow_unconverged=True, **QUICK)
+        return fit(SMALL, draws=300, tune=400, seed=3, allow_unconverged=True, **QUICK)
 
 
 @pytest.fixture
@@ -99,10 +100,10 @@ def test_summary_is_in_the_papers_spelling(sampled: Fit) -> None:
 
 def test_a_fit_that_did_not_converge_is_an_error_unless_allowed(compiled_once: None) -> None:
     with pytest.raises(UnconvergedError, match=r"not converge: .*ESS .* is below 400") as caught:
-        fit("ladder", draws=10, tune=20, **QUICK)
+        fit(SMALL, draws=10, tune=20, **QUICK)
     result = caught.value.fit
     assert not result.diagnostics.converged
-    allowed = fit("ladder", draws=10, tune=20, allow_unconverged=True, **QUICK)
+    allowed = fit(SMALL, draws=10, tune=20, allow_unconverged=True, **QUICK)
     assert allowed.diagnostics == result.diagnostics  # the seed decides everything
     assert not allowed.forecast(allowed.runs.head(1))["converged"].any()
 
@@ -158,7 +159,7 @@ def test_without_nutpie_pymc_samples(runs: pd.DataFrame, monkeypatch: pytest.Mon
 )
 def test_options_at_fault_are_refused_before_sampling(options: Any, match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        fit("ladder", **options)
+        fit(SMALL, **options)
 
 
 # ------------------------------------------------------------------ diagnostics

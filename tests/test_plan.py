@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import SMALL
 
 from tunecast.analysis.cli import main
 from tunecast.analysis.plan import plan_figure
@@ -46,7 +47,7 @@ TARGETS = pd.DataFrame({"task": [TASK], "model_size": [4e6], "finetune_examples"
 @pytest.fixture(scope="module")
 def fit(believed: Callable[..., Fit]) -> Fit:
     """The ladder with draws of the prior in the place of a posterior."""
-    return replace(believed(read_runs("ladder"), size=400), info=INFO)
+    return replace(believed(read_runs(SMALL), size=400), info=INFO)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def shaky(believed: Callable[..., Fit]) -> Fit:
     """The same where checkpoints differ by far more than all else: their effects decide."""
     priors = {**WEAK, "base_effect": replace(WEAK["base_effect"], location=2.0, scale=0.1)}
     priors["level"] = replace(WEAK["level"], scale=0.1)
-    return replace(believed(read_runs("ladder"), size=400, priors=priors), info=INFO)
+    return replace(believed(read_runs(SMALL), size=400, priors=priors), info=INFO)
 
 
 @pytest.fixture(scope="module")
