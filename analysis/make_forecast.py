@@ -22,15 +22,12 @@ from tunecast.models import Fit, fit, read_runs
 from tunecast.models.files import write_atomically
 from tunecast.models.scoring import score_draws
 
-# The simulated runs obey the paper's law in the paper's cells, so that is what is fitted to them;
-# with so little noise they take many draws.
+# The simulated runs obey the paper's law in the paper's cells, so that is what is fitted to them.
 TABLES: dict[str, dict[str, Any]] = {
     "ladder": {},
     "zhang2024-simulated": {
         "law": "multiplicative",
         "cell": ("task", "method"),
-        "draws": 2000,
-        "retry": False,
     },
 }
 TARGET = ["task", "method", "family", "model_size", "finetune_examples"]

@@ -3,7 +3,9 @@
     python benchmarks/speed.py --out benchmarks/results/speed.json
 
 Wall time of the command line, each in a process of its own: `fit` to the saved file on the embedded
-ladder and on rectified_ft up to 25,600 examples, `forecast` from the saved fit, `--help`. Then the
+ladder and on rectified_ft up to 25,600 examples; the ladder again with nothing compiled before, as
+on a new machine, since PyTensor keeps the parts that every model shares; `forecast` from the saved
+fit, `--help`. Then the
 effective sample size of the worst unknown per second of sampling (compilation apart), on the second
 table, against the plain non-centred parametrisation of plain.py: with pm.sample as PyMC ships it,
 and with the sampler that tunecast uses, which leaves the coordinates as the only difference.
@@ -44,11 +46,17 @@ WHERE = "finetune_examples > 0 and finetune_examples <= 25600"
 SEED = 0
 
 
-def tunecast(*arguments: str) -> float:
-    """Return the wall time of one command, in seconds; 3 (not converged, but saved) is let by."""
+def tunecast(*arguments: str, compiled: Path | None = None) -> float:
+    """Return the wall time of one command, in seconds; 3 (not converged, but saved) is let by.
+
+    ``compiled`` is where PyTensor keeps what it has compiled, its usual place unless given.
+    """
+    environment = dict(os.environ)
+    if compiled is not None:
+        environment["PYTENSOR_FLAGS"] = f"base_compiledir={compiled}"
     command = [sys.executable, "-m", "tunecast.analysis.cli", *arguments]
     started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     seconds = time.perf_counter() - started
     if done.returncode not in (0, 3):
         raise RuntimeError(f"tunecast {' '.join(arguments)} failed: {done.stderr}")
@@ -70,6 +78,11 @@ def commands(folder: Path) -> dict[str, Any]:
         about = asdict(fit.diagnostics) | {"converged": fit.diagnostics.converged}
         found[name] = {"seconds": seconds, "runs": len(fit.runs), **about}
         print(f"fit {name}: {seconds:.1f} s, {about}", flush=True)
+    fresh, again = folder / "compiled", str(folder / "again.nc")
+    found["ladder, nothing compiled before"] = tunecast(
+        "fit", "ladder", "-o", again, "--allow-unconverged", compiled=fresh
+    )
+    print(f"fit ladder with nothing compiled before: {list(found.values())[-1]:.1f} s", flush=True)
     target = ("--task", load_fit(ladder).runs["task"].iloc[0], "--method", "lora")
     size = ("--model-size", "1e9", "--examples", "1e5")
     saved = str(folder / "forecast.csv")

@@ -191,8 +191,17 @@ def test_without_apt_one_sentence_says_so(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_apt_says_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apt = tmp_path / "apt-get"
-    apt.write_text("#!/bin/sh\necho 'E: no route to anywhere.' >&2\nexit 100\n")
+    script = """#!/bin/sh
+if [ "$1" = indextargets ]; then echo 'Debian trixie file:/mirror/'; exit; fi
+cat "{}/debian/apt/sources.list" >&2
+echo 'E: no route to anywhere.' >&2
+exit 100
+"""
+    apt.write_text(script.replace("{}", str(tmp_path)))
     apt.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(TrainingError, match=r"could not fetch .*: E: no route to anywhere\.$"):
+    with pytest.raises(TrainingError, match=r"could not fetch .* file:/mirror/ bookworm main"):
+        load_task(TaskSource(name="debian-en-de"), tmp_path)
+    apt.write_text("#!/bin/sh\necho 'Ubuntu noble file:/mirror/'\n")
+    with pytest.raises(TrainingError, match="has no archive of Debian"):
         load_task(TaskSource(name="debian-en-de"), tmp_path)

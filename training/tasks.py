@@ -41,7 +41,6 @@ ALIASES = {
 # Per cent of the groups that are set aside where a source has no splits of its own.
 TEST_PERCENT, DEV_PERCENT = 4, 3
 
-ARCHIVE = "http://deb.debian.org/debian"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SUITES = ("bookworm", "trixie", "sid")
 LANGUAGES = ("en", "de", "fr", "es")
@@ -339,9 +338,10 @@ def _fetch(folder: Path) -> Path:
         raise TrainingError(
             "the debian tasks need apt, which is not on this machine; 'docstrings' needs nothing."
         )
+    archive = _archive(apt)
     state = folder / "apt"
     (state / "lists" / "partial").mkdir(parents=True, exist_ok=True)
-    lines = [f"deb [signed-by={KEYRING}] {ARCHIVE} {suite} main\n" for suite in SUITES]
+    lines = [f"deb [signed-by={KEYRING}] {archive} {suite} main\n" for suite in SUITES]
     (state / "sources.list").write_text("".join(lines))
     options = {
         "Dir::State": state,
@@ -361,6 +361,20 @@ def _fetch(folder: Path) -> Path:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[0].rstrip(".")
         raise TrainingError(f"apt could not fetch Debian's descriptions: {reason}.")
     return state / "lists"
+
+
+def _archive(apt: str) -> str:
+    """Return the Debian archive that this machine's apt uses, which may be a mirror."""
+    asked = [apt, "indextargets", "--format", "$(ORIGIN) $(CODENAME) $(REPO_URI)"]
+    done = subprocess.run(asked, capture_output=True, text=True)
+    for line in done.stdout.splitlines():
+        origin, codename, *address = line.split()
+        if (origin, codename) in [("Debian", suite) for suite in SUITES] and address:
+            return address[0]
+    raise TrainingError(
+        f"apt on this machine has no archive of Debian ({', '.join(SUITES)}); run 'apt-get update' "
+        "if its lists are empty. The task 'docstrings' needs nothing."
+    )
 
 
 def _dates(lists: Path) -> dict[str, dict[str, str]]:
