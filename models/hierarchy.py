@@ -460,9 +460,9 @@ def build(layout: Layout, priors: PriorTable) -> Any:
             return pm.StudentT(name, nu=df, mu=location, sigma=scale, dims=dims, initval=start)
 
         belief = believe(layout, priors, draw, pt)
+        # The sampling error of a test set is left out: runs of a task share their test set, so it
+        # moves them together and is no part of what one differs from another by.
         scale = belief.noise[layout.row_curve]
-        if layout.log_loss_se.any():
-            scale = pt.sqrt(scale**2 + layout.log_loss_se**2)
         observed = pm.Data("observed_log_loss", layout.log_loss, dims="row")
         pm.StudentT(
             "log_loss", nu=belief.noise_df, mu=belief.mean, sigma=scale, observed=observed,

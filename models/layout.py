@@ -83,8 +83,8 @@ class Layout:
         Curve of each row.
     log_u : ndarray, shape (rows,)
         Natural log of the data size over its cell's reference.
-    log_loss, log_loss_se : ndarray, shape (rows,)
-        Log of the loss, and its sampling error on that scale (0 where unknown).
+    log_loss : ndarray, shape (rows,)
+        Log of the loss.
     slope, slope_error : ndarray, shape (curves,)
         Least-squares slope of log loss in log data size, and its standard error (infinite where
         there is none). They choose the sampler's coordinates, so draws are read with the slopes
@@ -109,7 +109,6 @@ class Layout:
     row_curve: np.ndarray
     log_u: np.ndarray
     log_loss: np.ndarray
-    log_loss_se: np.ndarray
     slope: np.ndarray
     slope_error: np.ndarray
 
@@ -183,7 +182,6 @@ def lay_out(runs: pd.DataFrame, question: Question) -> Layout:
     loss = runs["loss"].to_numpy(float)
     log_u = (x - log2_d_ref[row_cell]) * np.log(2)
     slope, slope_error = _least_squares_slope(np.log(loss), log_u, row_curve, n_curves)
-    se = runs["loss_se"].to_numpy(float) if "loss_se" in runs else np.zeros(len(runs))
     return Layout(
         question=question,
         cells=cells,
@@ -203,8 +201,6 @@ def lay_out(runs: pd.DataFrame, question: Question) -> Layout:
         row_curve=row_curve,
         log_u=log_u,
         log_loss=np.log(loss),
-        # The delta method: sd of log L is sd of L over L.
-        log_loss_se=np.nan_to_num(se) / loss,
         slope=slope,
         slope_error=slope_error,
     )

@@ -140,7 +140,8 @@ class Run:
         )
     )
     loss_se: float | None = field(
-        default=None, metadata=column(NON_NEGATIVE, "nats", "sampling error of the test set")
+        default=None,
+        metadata=column(NON_NEGATIVE, "nats", "sampling error of the test set; told, not fitted"),
     )
     seed: int | None = field(
         default=None, metadata=column(WHOLE, "", "seed of the run, told apart in replicates")

@@ -72,15 +72,6 @@ def test_reference_size_is_the_middle_of_a_cells_range(ladder: pd.DataFrame) -> 
     np.testing.assert_array_equal(layout.curve_high[fmt], np.log2(own.max()))
 
 
-def test_sampling_errors_move_to_the_log_scale(ladder: pd.DataFrame) -> None:
-    known = ladder.assign(loss_se=0.02)
-    known.loc[0, "loss_se"] = np.nan
-    layout = laid(known)
-    assert layout.log_loss_se[0] == 0
-    np.testing.assert_allclose(layout.log_loss_se[1:], 0.02 / ladder["loss"][1:], rtol=1e-12)
-    assert not laid(ladder).log_loss_se.any()
-
-
 def test_another_value_of_a_factor_is_another_curve(ladder: pd.DataFrame) -> None:
     runs = ladder.assign(pet_params=ladder["pet_params"] + 1)  # full fine-tuning has none
     layout = laid(runs, factors=("model_size", "pet_params"), cell=("task",))
