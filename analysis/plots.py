@@ -644,10 +644,12 @@ def _headed(figure: Figure, finding: str, *, converged: bool, simulated: bool) -
             ha="center",
             va="center",
             rotation=20,
-            fontsize=26,
+            fontsize=min(26, 120 * ax.get_position().width),
             fontweight="bold",
             color=_ALARM,
             alpha=0.25,
+            in_layout=False,  # or narrow panels would shrink to make room for it
+            clip_on=True,
         )
     return figure
 
