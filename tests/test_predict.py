@@ -194,13 +194,14 @@ def steep(n_bases: int = 2) -> pd.DataFrame:
 S_TASK, S_CURVE, SIZE = 0.01, 0.006, 20_000
 
 
-def drift(believed: MakeFit, targets: pd.DataFrame) -> np.ndarray:
+def drift(believed: MakeFit, targets: pd.DataFrame, runs: pd.DataFrame | None = None) -> np.ndarray:
     """What the drift adds to log loss: expected draws with it less those without it."""
     fixed = {
         k: replace(WEAK[k], location=np.log(s), scale=0.0)
         for k, s in (("drift_task", S_TASK), ("drift_curve", S_CURVE))
     }
-    fit = believed(steep(), law="power", size=SIZE, priors={**WEAK, **fixed})
+    table = steep() if runs is None else runs
+    fit = believed(table, law="power", size=SIZE, priors={**WEAK, **fixed})
     calm = predictor(fit, priors=without_drift())
     return log_expected(predictor(fit), targets) - log_expected(calm, targets)
 
@@ -239,6 +240,26 @@ def test_the_variance_of_drift_is_that_of_an_integrated_walk(believed: MakeFit, 
     assert abs(moved[:, 2].var() / (total * 4.0**2) - 1) > error + KNOT**2 / 64
     # One path: at 4 doublings it has passed the point at 2.
     assert np.corrcoef(moved[:, 1], moved[:, 2])[0, 1] > 0.8
+
+
+def test_the_task_drifts_beyond_its_cell_and_a_curve_beyond_its_own_runs(
+    believed: MakeFit,
+) -> None:
+    """A curve of small data alone: up to its cell's largest only its own part is unknown.
+
+    Tolerance as above. Control: at the far target the task's part is there as well.
+    """
+    runs = steep()
+    short = (runs["base_model"] == "b1") & (runs["finetune_examples"] > 2.0**9)
+    known = runs[~short].reset_index(drop=True)
+    target = {"task": "t", "method": "fmt", "base_model": "b1"}
+    far = pd.DataFrame([target | {"finetune_examples": 2.0**k} for k in (12, 15)])
+    inside, beyond = drift(believed, far, known).var(axis=0)
+    error = 5 * np.sqrt(2 / SIZE)
+    own, shared = S_CURVE**2 / 3, S_TASK**2 / 3
+    assert inside == pytest.approx(own * 3**3, rel=error + KNOT**2 / 36)
+    assert beyond == pytest.approx(own * 6**3 + shared * 3**3, rel=error + KNOT**2 / 36)
+    assert beyond != pytest.approx(own * 6**3, rel=error + KNOT**2 / 36)
 
 
 def test_extrapolation_is_the_largest_ratio_beyond_the_data(

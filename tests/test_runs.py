@@ -205,8 +205,9 @@ def test_files_are_put_one_below_the_other_and_faults_name_the_file(tmp_path: Pa
     table().to_csv(first, index=False)
     table(run_id=["d", "e", "f"], lr=1e-3).to_parquet(second)
     frame = read_runs([first, str(second), "ladder"])
-    assert len(frame) == 6 + 49
-    assert list(frame.index) == list(range(55))
+    n = len(read_runs("ladder"))
+    assert len(frame) == 6 + n
+    assert list(frame.index) == list(range(6 + n))
     assert frame["lr"].notna().sum() == 3
     table(loss=[1, 2, -3]).to_parquet(second)
     with pytest.raises(RunTableError) as caught:
@@ -230,12 +231,24 @@ def test_a_named_index_is_a_column() -> None:
     assert list(read_runs(table().set_index("run_id"))["run_id"]) == ["a", "b", "c"]
 
 
-def test_the_embedded_ladder(ladder: pd.DataFrame) -> None:
+def test_the_embedded_ladder() -> None:
     assert "ladder" in embedded_tables()
-    assert describe(ladder) == {"done": 49, "diverged": 0, "failed": 0}
-    assert warn_about(ladder) == []
-    assert ladder["model_size"].unique().tolist() == [100672, 443232, 1240480]
-    assert set(ladder["method"]) == {"fmt", "lora", "prompt"}
+    frame = read_runs("ladder", columns=["model_size", "finetune_examples", "pretrain_tokens"])
+    assert describe(frame) == {"done": len(frame), "diverged": 0, "failed": 0}
+    assert warn_about(frame) == []
+    sizes = np.sort(frame["model_size"].unique())
+    assert len(sizes) >= 4 and (2 <= sizes[1:] / sizes[:-1]).all()
+    assert (sizes[1:] / sizes[:-1] <= 3).all()
+    examples = frame["finetune_examples"].unique()
+    assert len(examples) >= 6 and examples.max() / examples.min() >= 100
+    assert set(frame["method"]) == {"fmt", "lora", "prompt"}
+    assert frame["task"].nunique() == 2
+    # A whole design, and the same search for the learning rate everywhere.
+    design = frame.groupby(["task", "method", "base_model", "finetune_examples"])["seed"]
+    assert len(design) == 2 * 3 * len(sizes) * len(examples)
+    assert (design.nunique() == 2).all()
+    assert frame["rate_candidates"].nunique() == 1
+    assert frame["pretrain_tokens"].nunique() == 1
 
 
 def test_every_embedded_table_is_sound_and_tells_its_origin() -> None:
