@@ -204,6 +204,9 @@ class Fit:
     def summary(self) -> pd.DataFrame:
         """Return posterior quantiles of A, E, alpha, beta and D_l of each cell, as papers print.
 
+        And gamma: what the law gives with the others is times ``(X / X_ref)^-gamma``, where
+        ``X_ref`` is the table's median.
+
         Returns
         -------
         DataFrame
@@ -215,10 +218,12 @@ class Fit:
             law = get_law(question.law)
             units = {p.name: p.unit for p in law.parameters}
             for k, cell in enumerate(member.layout.cells):
-                for name, values in published_parameters(member, k).items():
+                found = published_parameters(member, k)
+                found |= {n: v[:, k] for n, v in member.belief.cell.items() if "gamma" in n}
+                for name, values in found.items():
                     low, mid, high = np.quantile(values, [0.05, 0.5, 0.95])
                     head = {"law": law.name, **dict(zip(question.cell, cell, strict=True))}
-                    unit = units[name.partition(":")[0]]
+                    unit = units.get(name.partition(":")[0], "")
                     rows.append(
                         head
                         | {"parameter": name, "unit": unit, "q05": low, "q50": mid, "q95": high}

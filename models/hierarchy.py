@@ -87,7 +87,7 @@ class Belief:
 def coordinates(law: Law, factors: Sequence[str]) -> tuple[str, ...]:
     """Return the names of a cell's coordinates, ``rate`` last because it leans on the others."""
     names = ["level", "share"]
-    names += [f"alpha:{k}" for k in factors if law.has("alpha")]
+    names += [f"{name}:{k}" for name in ("alpha", "gamma") for k in factors if law.has("alpha")]
     names += ["onset"] if law.has("D_l") else []
     names += [f"split:{k}" for k in factors if law.has("B")]
     return (*names, "rate")
@@ -113,6 +113,9 @@ def at_factors(
     law: Law, factors: Sequence[str], cell: Mapping[str, Array], x: Array, xp: Any
 ) -> tuple[Array, Array]:
     """Return log loss and logit of its irreducible share that a cell expects at its D_ref.
+
+    The laws hold E fixed while a factor grows. Real base models of other sizes tend to other
+    losses with unlimited data, so the loss as a whole falls with an exponent of its own, gamma.
 
     Parameters
     ----------
@@ -142,7 +145,10 @@ def at_factors(
         parameters |= {"A": xp.exp(log_reducible), "E": xp.exp(log_floor)}
     amplitude = xp.log(law.part("amplitude", X, parameters))
     floor = xp.log(law.part("floor", X, parameters))
-    return xp.logaddexp(amplitude, floor), floor - amplitude
+    whole = xp.logaddexp(amplitude, floor)
+    for i, k in enumerate(X):
+        whole = whole - cell[f"gamma:{k}"] * x[:, i]
+    return whole, floor - amplitude
 
 
 def decline(

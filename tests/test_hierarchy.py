@@ -152,12 +152,14 @@ def test_a_curve_without_deviations_is_the_law_with_the_printed_parameters(
                 for i in range(5)
             ]
             printed = papers_parameters(fit, cell)
+            gamma = printed.pop("gamma", {})
             D = 2.0 ** layout.log2_d_ref[k] * np.exp(log_u)
             for scale, errors in ((1.0, []), (2.0, worst)):
                 for i in range(5):
                     X = {f: layout.x_ref[j] * np.exp(x[i, j]) for j, f in enumerate(factors)}
-                    gap = np.abs(np.log(formula(scale * D, X, **printed)) - ours[i]).max()
-                    errors.append(gap)
+                    whole = sum(gamma[f] * x[i, j] for j, f in enumerate(factors))
+                    theirs = np.log(formula(scale * D, X, **printed)) - whole
+                    errors.append(np.abs(theirs - ours[i]).max())
                 if scale == 1.0:
                     assert max(errors) < 1e-10
     assert len(worst) >= 50
@@ -166,10 +168,14 @@ def test_a_curve_without_deviations_is_the_law_with_the_printed_parameters(
 
 def test_level_and_share_are_those_at_the_reference_point() -> None:
     law = get_law("rectified")
-    own = {"level": 0.4, "share": -1.2, "alpha:model_size": 0.3, "onset": 0.8}
+    own = {"level": 0.4, "share": -1.2, "alpha:model_size": 0.3, "gamma:model_size": 0.05}
     level, share = at_factors(law, ("model_size",), own, np.zeros((1, 1)), np)
     assert level[0] == pytest.approx(0.4, abs=1e-12)
     assert share[0] == pytest.approx(-1.2, abs=1e-12)
+    # Of an unlimited size only the irreducible part is left, and gamma goes on lowering that.
+    far, _ = at_factors(law, ("model_size",), own, np.full((1, 1), 200.0), np)
+    floor = 0.4 + np.log(1 / (1 + np.exp(1.2)))
+    assert far[0] == pytest.approx(floor - 0.05 * 200, abs=1e-9)
     assert decline(law, np.zeros(1), share, np.array(-2.0), np.array(0.8), np)[0] == pytest.approx(
         0, abs=1e-14
     )
@@ -207,7 +213,7 @@ def test_every_prior_draw_gives_finite_losses(zhang: pd.DataFrame, law: str) -> 
 def test_coordinates_follow_the_law() -> None:
     assert coordinates(get_law("power"), ()) == ("level", "share", "rate")
     assert coordinates(get_law("additive"), ("a", "b")) == (
-        "level", "share", "alpha:a", "alpha:b", "split:a", "split:b", "rate",
+        "level", "share", "alpha:a", "alpha:b", "gamma:a", "gamma:b", "split:a", "split:b", "rate",
     )  # fmt: skip
     assert "onset" in coordinates(get_law("rectified"), ())
 
