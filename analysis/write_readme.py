@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tunecast.models.files import write_atomically
@@ -72,18 +73,24 @@ def _numbers(numbers: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _backtest(found: Mapping[str, Any]) -> str:
+    """Means over the splits that tunecast has run, for each forecaster that has run them."""
     rows = [row for row in found["scores"] if row["group"] == "all"]
-    scored = {row["forecaster"]: {r["split"] for r in rows if r["forecaster"] == row["forecaster"]}
-              for row in rows}  # fmt: skip
-    every = max(scored.values(), key=len)
+    ours = {row["split"] for row in rows if row["forecaster"] == "tunecast"}
+    scored: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["split"] in ours:
+            scored.setdefault(row["forecaster"], []).append(row)
     lines = [
         "| forecaster | CRPS | log score | 90 % coverage | lowest of a split | splits |",
         "|---|---|---|---|---|---|",
     ]
-    for name, mean in found["averages"].items():
+    for name, some in scored.items():
+        crps, log_score, cover = (
+            [row[key] for row in some] for key in ("crps", "log_score", "cover90")
+        )
         lines.append(
-            f"| {name} | {mean['crps']:.4f} | {mean['log_score']:.2f} | {mean['cover90']:.3f} "
-            f"| {mean['lowest_cover90']:.3f} | {len(scored[name])} of {len(every)} |"
+            f"| {name} | {fmean(crps):.4f} | {fmean(log_score):.2f} | {fmean(cover):.3f} "
+            f"| {min(cover):.3f} | {len(some)} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -96,7 +96,7 @@ def test_summary_is_in_the_papers_spelling(sampled: Fit) -> None:
     assert set(table["parameter"]) == {
         "A", "alpha:model_size", "gamma:model_size", "D_l", "beta", "E",
     }  # fmt: skip
-    assert len(table) == 3 * 5
+    assert len(table) == 3 * 6
     assert (table["q05"] <= table["q50"]).all() and (table["q50"] <= table["q95"]).all()
 
 
