@@ -126,7 +126,7 @@ class Predictor:
     def _new(
         self, cell: tuple[str, ...], base: str, task: str, x: np.ndarray
     ) -> tuple[np.ndarray, ...]:
-        b, key = self.belief, (*cell, base, *np.round(x, 9).tolist())
+        b, key = self.belief, (*cell, base, *self._own(x))
         own = self._cell(cell)
         level, share = at_factors(
             self.law,
@@ -228,7 +228,7 @@ class Predictor:
         knots = np.arange(np.floor(first / KNOT), np.ceil(last / KNOT)) * KNOT + KNOT / 2
         knots = knots[(knots > first) & (knots < last)]
         reach = np.abs(at - knots)
-        own = (*key, *np.round(x, 9).tolist())
+        own = (*key, *self._own(x))
         total: np.ndarray | float = 0.0
         for kind, who in (("drift_task", (task,)), ("drift_curve", own)):
             row = self.priors[kind]
@@ -245,6 +245,10 @@ class Predictor:
         return max(ratio)
 
     # ----------------------------------------------------------------- keyed randomness
+
+    def _own(self, x: np.ndarray) -> list[float]:
+        """What tells two new curves of one cell and base model apart: each size is its own."""
+        return np.round(x, 9).tolist()
 
     def _rng(self, *key: object) -> np.random.Generator:
         text = "\x1f".join(map(repr, (self.seed, *key))).encode()
