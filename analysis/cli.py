@@ -12,6 +12,7 @@ import dis
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tunecast.models import Fit
 
 FIT_SUFFIXES = (".nc",)
+REPORT_SUFFIXES = {"html": (".html", ".htm"), "md": (".md",)}
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 app = typer.Typer(
@@ -35,6 +37,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # a usage error is then a sentence, not a box
 )
+
+
+class ReportFormat(StrEnum):
+    """What a report is written as."""
+
+    html = "html"
+    md = "md"
 
 
 class NotConverged(RuntimeError):
@@ -384,6 +393,61 @@ def score(
     if "simulated" in table or (frame["origin"] == "simulated").any():
         scores["simulated"] = True
     _scores(scores, output, plot)
+
+
+@app.command()
+def report(
+    fit_file: FitFile,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The page or text to write.")
+    ],
+    format_: Annotated[
+        ReportFormat,
+        typer.Option("--format", help="A page, or Markdown with pictures and LaTeX tables beside."),
+    ] = ReportFormat.html,
+    at: At = None,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="PLAN", help="A table written by 'tunecast plan'.")
+    ] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(metavar="LEDGER", help="Earlier forecasts, to be scored by the fitted runs."),
+    ] = None,
+    backtest: Annotated[
+        bool,
+        typer.Option(
+            "--backtest", help="Fit twice more, without the largest size and without the most data."
+        ),
+    ] = False,
+) -> None:
+    """Write all that a fit says as one page to decide from."""
+    from tunecast.analysis.ledger import read_ledger, track_record
+    from tunecast.analysis.report import contents, write_html
+    from tunecast.analysis.tables import check_output, read_table
+
+    check_output(output, REPORT_SUFFIXES[format_.value])
+    result = _load(fit_file, None, None)
+    targets = None if at is None else read_table(at)
+    if targets is not None:
+        _note_unseen(result, targets)
+    told = contents(
+        result,
+        targets=targets,
+        plan=None if plan is None else read_table(plan),
+        track=None if ledger is None else track_record(read_ledger(ledger), result.runs),
+        commands=_commands(result, sys.argv),
+        backtest=backtest,
+    )
+    with _writing(output):
+        if format_ is ReportFormat.html:
+            write_html(told, output)
+        else:
+            from tunecast.analysis.report_markdown import write_markdown
+
+            write_markdown(told, output)
+    for line in _marks(result):
+        _say(line)
+    _say(f"wrote {output}.")
 
 
 # --------------------------------------------------------------------------- input

@@ -53,6 +53,11 @@ def colours(methods: Sequence[str]) -> dict[str, str]:
     return {method: _USUAL.get(method) or chosen[method] for method in dict.fromkeys(methods)}
 
 
+def axis_name(column: str) -> str:
+    """Return what a column is called on an axis."""
+    return _AXIS.get(column, column.replace("_", " "))
+
+
 def short(value: float) -> str:
     """Return a count with at most three digits and its thousands as k, M, B or T."""
     for power, suffix in ((12, "T"), (9, "B"), (6, "M"), (3, "k")):
@@ -128,7 +133,7 @@ def plot_forecast(
     ax.set_xlim(*_with_room(curves[data]))
     _shade_beyond(ax, seen, data)
     _label_ends(ax, curves, data, shades)
-    ax.set_xlabel(_AXIS.get(data, data))
+    ax.set_xlabel(axis_name(data))
     ax.set_ylabel(LOSS)
     _tidy(ax)
     return ax
@@ -188,7 +193,7 @@ def plot_best(
     ax.set_ylim(0, 1)
     if seen is not None:
         _shade_beyond(ax, seen, data, on_top=True)
-    ax.set_xlabel(_AXIS.get(data, data))
+    ax.set_xlabel(axis_name(data))
     ax.set_ylabel("probability of the lowest loss")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(share)))
     _tidy(ax)

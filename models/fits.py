@@ -205,7 +205,7 @@ class Fit:
             law = get_law(question.law)
             units = {p.name: p.unit for p in law.parameters}
             for k, cell in enumerate(member.layout.cells):
-                for name, values in _published(member, k).items():
+                for name, values in published_draws(member, k).items():
                     low, mid, high = np.quantile(values, [0.05, 0.5, 0.95])
                     head = {"law": law.name, **dict(zip(question.cell, cell, strict=True))}
                     unit = units[name.partition(":")[0]]
@@ -343,7 +343,7 @@ def _frame_from_group(group: Any, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(data)
 
 
-def _published(member: Member, k: int) -> dict[str, np.ndarray]:
+def published_draws(member: Member, k: int) -> dict[str, np.ndarray]:
     """Parameters of cell ``k`` in the papers' spelling, each of shape (draws,)."""
     layout, belief = member.layout, member.belief
     question = layout.question

@@ -1,0 +1,210 @@
+"""The answer of a report in sentences, each written from the forecast tables it stands beside.
+
+No sentence is fixed: which one is said, and how surely, follows from the numbers, so that a page
+cannot say one thing and show another.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from tunecast.analysis.plots import percent, short
+from tunecast.analysis.thinned import settings_of
+from tunecast.models.fits import Fit
+
+# What a probability is called, from the largest on. Below the last a lead is no verdict.
+SURE = ((0.99, "almost certainly"), (0.9, "very probably"), (0.66, "probably"))
+DEFAULT_BEYOND = 10.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is forecast at one place.
+
+    Parameters
+    ----------
+    place : str
+        The target in words.
+    target : mapping
+        Its columns, without the method.
+    forecasts : DataFrame
+        One row for each method: quantiles of a new run and of the expected loss, ``p_best``.
+    crossovers : DataFrame
+        From `Fit.crossover`, one row for each pair of methods.
+    sentences : tuple of str
+        The answer.
+    """
+
+    place: str
+    target: Mapping[str, Any]
+    forecasts: pd.DataFrame
+    crossovers: pd.DataFrame
+    sentences: tuple[str, ...]
+
+
+def default_targets(fit: Fit) -> pd.DataFrame:
+    """Return a place for each setting: the largest size, ten times the most data, a new model."""
+    question = fit.question
+    rows: list[dict[str, Any]] = []
+    for setting in settings_of(fit):
+        row: dict[str, Any] = dict(setting.labels)
+        row |= {f: float(fit.runs[f].max()) for f in question.factors}
+        row[question.data] = setting.high * DEFAULT_BEYOND
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def answers(fit: Fit, targets: pd.DataFrame) -> list[Answer]:
+    """Return the answer at each target; a ``method`` column is ignored.
+
+    Raises
+    ------
+    FitError
+        When a target is at fault.
+    """
+    places = targets.drop(columns="method", errors="ignore").drop_duplicates()
+    return [_answer(fit, row.to_frame().T.infer_objects()) for _, row in places.iterrows()]
+
+
+def _answer(fit: Fit, place: pd.DataFrame) -> Answer:
+    question = fit.question
+    methods = _methods(fit, place)
+    if "method" in question.cell:
+        asked = place.merge(pd.DataFrame({"method": methods}), how="cross")
+    else:
+        asked = place.reset_index(drop=True)
+    table = fit.forecast(asked)
+    crossings = pd.DataFrame()
+    if "method" in asked and len(methods) > 1:
+        compared = fit.compare(place, methods=methods).set_index("method")
+        for name in ("p_best", "expected_regret"):
+            table[name] = table["method"].map(compared[name])
+        crossings = _crossovers(fit, place, methods)
+    target = place.iloc[0].to_dict()
+    words = _place(fit, target)
+    said = [_reach(table, words), *_verdict(table), *_crossed(fit, crossings, table)]
+    return Answer(words, target, table, crossings, tuple([*said, _distance(fit, table, target)]))
+
+
+def _methods(fit: Fit, place: pd.DataFrame) -> list[str]:
+    runs = fit.runs
+    for name in settings_of(fit)[0].labels:
+        if name in place and place[name].iloc[0] in set(runs[name].astype(str)):
+            runs = runs[runs[name].astype(str) == str(place[name].iloc[0])]
+    return sorted((runs if len(runs) else fit.runs)["method"].astype(str).unique())
+
+
+def _place(fit: Fit, target: Mapping[str, Any]) -> str:
+    question = fit.question
+    labels = [str(target[c]) for c in dict.fromkeys(("task", *question.cell)) if c in target]
+    base = target.get(question.curve)
+    known = isinstance(base, str) and base != ""
+    sizes = [f"{f.replace('_', ' ')} {short(float(target[f]))}" for f in question.factors
+             if f in target and target[f] == target[f]]  # fmt: skip
+    model = f"base model {base}" if known else "a base model not seen yet"
+    where = ", ".join([*sizes, f"{short(float(target[question.data]))} {_unit(question.data)}"])
+    return f"{' / '.join(labels)}, {where}, {model}" if labels else f"{where}, {model}"
+
+
+def _unit(column: str) -> str:
+    return {"finetune_examples": "fine-tuning examples"}.get(column, column.replace("_", " "))
+
+
+def _reach(table: pd.DataFrame, place: str) -> str:
+    parts = []
+    for row in table.to_dict("records"):
+        span = f"{row['loss_q50']:.3g} nats (90 % interval {row['loss_q05']:.3g} to "
+        parts.append(f"{row.get('method', 'it')} {span}{row['loss_q95']:.3g})")
+    return f"At {place}, a new run is forecast to reach: {'; '.join(parts)}."
+
+
+def _verdict(table: pd.DataFrame) -> list[str]:
+    if "p_best" not in table:
+        return []
+    ranked = table.sort_values("p_best", ascending=False, kind="stable")
+    first, second = ranked.iloc[0], ranked.iloc[1]
+    p = float(first["p_best"])
+    others = f"next comes {second['method']} with {percent(second['p_best'])}"
+    for least, word in SURE:
+        if p >= least:
+            said = f"{first['method']} {word} has the lowest expected loss ({percent(p)}; {others})"
+            break
+    else:
+        said = (
+            f"The runs do not decide which method is best: {first['method']} leads with "
+            f"{percent(p)}, {others}"
+        )
+    cost = float(first["expected_regret"])
+    return [f"{said}. Choosing {first['method']} costs {cost:.2g} nats on average."]
+
+
+def _crossovers(fit: Fit, place: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    question, target = fit.question, place.iloc[0].to_dict()
+    options = {
+        k: v for k, v in target.items() if k not in (question.data, question.curve, "task")
+    }
+    base = target.get(question.curve)
+    found = [
+        fit.crossover(
+            a, b, task=str(target["task"]) if "task" in target else None,
+            base_model=base if isinstance(base, str) else "", points=80, **options,
+        )
+        for a, b in itertools.combinations(methods, 2)
+    ]  # fmt: skip
+    return pd.concat(found, ignore_index=True)
+
+
+def _crossed(fit: Fit, crossings: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    if crossings.empty:
+        return []
+    ranked = table.sort_values("p_best", ascending=False, kind="stable")["method"]
+    leaders = {str(m) for m in ranked[:2]}
+    unit = _unit(fit.question.data)
+    said = []
+    for row in crossings.to_dict("records"):
+        if {row["a"], row["b"]} != leaders:
+            continue
+        p = 1 - float(row["p_none"])
+        span = f"between {short(row['low'])} and {short(row['high'])} {unit}"
+        pair = f"{row['a']} and {row['b']}"
+        if p < 0.5:
+            below = _below(row)
+            said.append(f"{pair} have no crossover {span} in {percent(1 - p)} of the draws{below}.")
+        else:
+            at = ", ".join(f"{short(row[q])}" for q in ("first_q05", "first_q95"))
+            said.append(
+                f"{pair} cross {span} in {percent(p)} of the draws; if they do, the first time "
+                f"at {short(row['first_q50'])} (90 % interval {at.replace(', ', ' to ')})."
+            )
+    return said
+
+
+def _below(row: Mapping[str, Any]) -> str:
+    """Which of two methods lies below over the whole range, where that is clear at both ends."""
+    low, high = float(row["p_a_below_at_low"]), float(row["p_a_below_at_high"])
+    if min(low, high) > 0.5:
+        return f"; {row['a']} is probably the lower one throughout"
+    if max(low, high) < 0.5:
+        return f"; {row['b']} is probably the lower one throughout"
+    return ""
+
+
+def _distance(fit: Fit, table: pd.DataFrame, target: Mapping[str, Any]) -> str:
+    far = float(table["extrapolation"].max())
+    if not math.isfinite(far) or far <= 1.005:
+        return "The target lies inside the data."
+    question = fit.question
+    parts = []
+    for name in (*question.factors, question.data):
+        value, seen = float(target.get(name, math.nan)), fit.runs[name].astype(float)
+        ratio = max(value / seen.max(), seen.min() / value)
+        if ratio > 1.005:
+            parts.append(f"{short(ratio)} times in {name.replace('_', ' ')}")
+    of = f" ({', '.join(parts)})" if parts else ""
+    return f"The target lies up to {short(far)} times beyond the data of its curves{of}."
