@@ -17,7 +17,13 @@ type Rows = list[dict[str, Any]]
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke")
 DASHES = ((1, 0), (7, 3), (2, 3), (9, 3, 2, 3), (4, 4), (12, 4), (1, 5))
 
-_SHORT = "replace(format(datum.value, '.3~s'), 'G', 'B')"  # a billion parameters, not a giga
+# A billion parameters, not a giga; and no milli: small numbers stay digits.
+_SHORT = (
+    "datum.value >= 1000 ? replace(format(datum.value, '.3~s'), 'G', 'B') : "
+    "datum.value < 0.001 ? format(datum.value, '.0e') : format(datum.value, '.3~g')"
+)
+FAR = 300.0  # how far beyond the posterior a parameter's axis follows its prior
+BLUE = {"signal": "blue"}
 _BESIDE = (
     ("shade_left", "asked[0]", "seen[0]"),
     ("shade_right", "seen[1]", "asked[1]"),
@@ -48,7 +54,7 @@ def _figure(height: int, **parts: Any) -> Spec:
     return {
         "height": height,
         "padding": 4,
-        "autosize": {"type": "fit", "contains": "padding"},
+        "autosize": {"type": "fit", "contains": "padding", "resize": True},
         **parts,
     }
 
@@ -106,8 +112,15 @@ def _band(low: str, high: str, opacity: float) -> Spec:
     }
 
 
-def _runs(y: Spec) -> Spec:
-    """Return the runs as points that say what they are."""
+def _runs(y: Spec, *, plain: bool = False) -> Spec:
+    """Return the runs as points that say what they are; plain ones are all alike."""
+    look: Spec = {
+        "shape": {"scale": "shape", "field": "method"},
+        "fill": {"scale": "colour", "field": "method"},
+        "size": {"value": 52},
+    }
+    if plain:
+        look = {"fill": {"signal": "ink"}, "size": {"value": 28}}
     return {
         "type": "symbol",
         "from": {"data": "runs"},
@@ -116,11 +129,10 @@ def _runs(y: Spec) -> Spec:
             "update": {
                 "x": {"scale": "x", "field": "data"},
                 "y": y,
-                "shape": {"scale": "shape", "field": "method"},
-                "fill": {"scale": "colour", "field": "method"},
+                **look,
                 "stroke": {"signal": "paper"},
                 "strokeWidth": {"value": 0.7},
-                "size": {"value": 48},
+                "opacity": {"signal": "datum.near ? 1 : 0.4"},
                 "tooltip": {"field": "told"},
             }
         },
@@ -215,9 +227,9 @@ def best_map(colours: Mapping[str, str], data: str, factor: str | None) -> Spec:
         "encode": {
             "update": {
                 "x": {"scale": "x", "field": "data_from"},
-                "x2": {"scale": "x", "field": "data_to", "offset": 0.4},
+                "x2": {"scale": "x", "field": "data_to"},
                 "y": {"scale": "y", "field": "size_from"},
-                "y2": {"scale": "y", "field": "size_to", "offset": -0.4},
+                "y2": {"scale": "y", "field": "size_to"},
                 "fill": {"scale": "colour", "field": "method"},
                 "fillOpacity": {"scale": "sure", "field": "p_best"},
                 "tooltip": {
@@ -254,30 +266,34 @@ def best_map(colours: Mapping[str, str], data: str, factor: str | None) -> Spec:
                     "y": {"scale": "y", "field": "size"},
                     "x": {"scale": "x", "field": "q05"},
                     "x2": {"scale": "x", "field": "q95"},
-                    "fill": {"signal": "ink"},
-                    "fillOpacity": {"value": 0.18},
+                    "fill": {"signal": "paper"},
+                    "fillOpacity": {"value": 0.3},
                 }
             },
             "clip": True,
         },
-        {
-            "type": "line",
-            "from": {"data": "band"},
-            "interactive": False,
-            "encode": {
-                "update": {
-                    "y": {"scale": "y", "field": "size"},
-                    "x": {"scale": "x", "field": "q50"},
-                    "stroke": {"signal": "ink"},
-                    "strokeWidth": {"value": 1.8},
-                }
-            },
-            "clip": True,
-        },
+        *(
+            {
+                "type": "line",
+                "from": {"data": "band"},
+                "interactive": False,
+                "encode": {
+                    "update": {
+                        "y": {"scale": "y", "field": "size"},
+                        "x": {"scale": "x", "field": name},
+                        "stroke": {"signal": "ink"},
+                        "strokeWidth": {"value": width},
+                        "strokeDash": {"value": dash},
+                    }
+                },
+                "clip": True,
+            }
+            for name, width, dash in (("q05", 1, [2, 3]), ("q50", 2, []), ("q95", 1, [2, 3]))
+        ),
     ]
     axes = [_log_axis("x", "bottom", data)]
     if factor is not None:
-        axes.append(_log_axis("y", "left", factor))
+        axes.append(_log_axis("y", "left", factor, tickCount=3))
     legend = {"fill": "colour", "orient": "top", "direction": "horizontal", "columns": 3}
     return _figure(
         360 if factor is not None else 120,
@@ -286,8 +302,11 @@ def best_map(colours: Mapping[str, str], data: str, factor: str | None) -> Spec:
         ],
         data=[{"name": name, "values": []} for name in ("table", "band", "runs")],
         scales=[
-            {"name": "x", "type": "log", "domain": {"signal": "asked"}, "range": "width"},
-            {"name": "y", "type": "log", "domain": {"signal": "asked_y"}, "range": "height"},
+            # Rounded, or the seams between rectangles show.
+            {"name": "x", "type": "log", "domain": {"signal": "asked"}, "range": "width",
+             "round": True},
+            {"name": "y", "type": "log", "domain": {"signal": "asked_y"}, "range": "height",
+             "round": True},
             {
                 "name": "sure",
                 "domain": [1 / max(len(colours), 2), 1],
@@ -302,7 +321,7 @@ def best_map(colours: Mapping[str, str], data: str, factor: str | None) -> Spec:
             box,
             *(crossover if factor is not None else []),
             seen,
-            _runs({"scale": "y", "field": "size"}) if factor is not None else seen,
+            *([_runs({"scale": "y", "field": "size"}, plain=True)] if factor is not None else []),
         ],
     )
 
@@ -429,7 +448,7 @@ def histogram(rows: Rows, low: float, high: float) -> Spec:
             },
         ],
         axes=[
-            _axis("x", "bottom", "share of the forecast's draws below what the run reached"),
+            _axis("x", "bottom", "share of the forecast below the run"),
             _axis("y", "left", "runs", grid=True, tickCount=5),
         ],
         marks=[
@@ -455,7 +474,7 @@ def histogram(rows: Rows, low: float, high: float) -> Spec:
                         "x2": {"scale": "x", "field": "to", "offset": -1},
                         "y": {"scale": "y", "field": "count"},
                         "y2": {"scale": "y", "value": 0},
-                        "fill": {"value": "#0072B2"},
+                        "fill": BLUE,
                         "fillOpacity": {"value": 0.75},
                         "tooltip": {"signal": "{'runs': datum.count}"},
                     }
@@ -507,7 +526,7 @@ def predictive(rows: Rows, bins: Sequence[float]) -> Spec:
                     "update": {
                         "x": {"scale": "x", "field": "at"},
                         "y": {"scale": "y", "field": "observed"},
-                        "stroke": {"value": "#0072B2"},
+                        "stroke": BLUE,
                         "strokeWidth": {"value": 2.2},
                         "interpolate": {"value": "step-after"},
                     }
@@ -532,11 +551,15 @@ def intervals(rows: Rows, *, logarithmic: bool) -> Spec:
     y = {"scale": "y", "field": "cell", "band": 0.5}
     low = min(min(r["prior_q05"], r["q05"], r["published"] or r["q05"]) for r in rows)
     high = max(max(r["prior_q95"], r["q95"], r["published"] or r["q95"]) for r in rows)
+    if logarithmic:  # a prior may span twenty decades; the posterior must stay visible
+        low = max(low, min(r["q05"] for r in rows) / FAR)
+        high = min(high, max(r["q95"] for r in rows) * FAR)
 
     def rule(from_: str, to: str, width: float, colour: Spec, opacity: float) -> Spec:
         return {
             "type": "rule",
             "from": {"data": "table"},
+            "clip": True,
             "encode": {
                 "update": {
                     "x": {"scale": "x", "field": from_},
@@ -550,7 +573,6 @@ def intervals(rows: Rows, *, logarithmic: bool) -> Spec:
             },
         }
 
-    blue = {"value": "#0072B2"}
     return _figure(
         40 + 30 * len(cells),
         data=[
@@ -572,15 +594,15 @@ def intervals(rows: Rows, *, logarithmic: bool) -> Spec:
             {"name": "y", "type": "band", "domain": cells, "range": "height"},
         ],
         axes=[
-            _log_axis("x", "bottom", "", grid=True, format=".3~g")
+            _log_axis("x", "bottom", "", grid=True, tickCount=3)
             if logarithmic
             else _axis("x", "bottom", "", grid=True, tickCount=6),
             _axis("y", "left", "", labelLimit=150, domain=False, ticks=False),
         ],
         marks=[
             rule("prior_q05", "prior_q95", 13, {"signal": "faint"}, 0.3),
-            rule("q05", "q95", 2, blue, 1),
-            rule("q25", "q75", 6, blue, 1),
+            rule("q05", "q95", 2, BLUE, 1),
+            rule("q25", "q75", 6, BLUE, 1),
             {
                 "type": "symbol",
                 "from": {"data": "table"},
@@ -589,7 +611,7 @@ def intervals(rows: Rows, *, logarithmic: bool) -> Spec:
                         "x": {"scale": "x", "field": "q50"},
                         "y": y,
                         "fill": {"signal": "paper"},
-                        "stroke": blue,
+                        "stroke": BLUE,
                         "size": {"value": 45},
                         "tooltip": {"field": "told"},
                     }

@@ -173,6 +173,7 @@ def html(told: Contents) -> str:
         told=told,
         fit=told.fit,
         answer_columns=_answer_columns(told),
+        plan_columns={} if told.plan is None else {str(c): str(c).replace("_", " ") for c in told.plan},
         figures=figures,
         settings=told.thinned.settings,
         sliders=_sliders(told),
@@ -183,7 +184,8 @@ def html(told: Contents) -> str:
         vega=(folder / "vega.min.js").read_text(encoding="utf-8"),
         licence=(folder / "vega.LICENSE").read_text(encoding="utf-8"),
         style=(folder / "page.css").read_text(encoding="utf-8"),
-        axis_name=axis_name,
+        dict=dict,
+        zip=zip,
     )
 
 
@@ -240,7 +242,8 @@ def parameter_rows(table: pd.DataFrame) -> list[tuple[str, list[dict[str, Any]],
             if record["published"] is not None:
                 record["told"]["published"] = f"{published:g}"
             records.append(record)
-        made.append((f"parameter-{name.replace(':', '-')}", records, not name.startswith("alpha")))
+        linear = name == "E" or name.startswith("alpha")
+        made.append((f"parameter-{name.replace(':', '-')}", records, not linear))
     return made
 
 

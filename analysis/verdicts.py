@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from tunecast.analysis.plots import percent, short
+from tunecast.analysis.plots import axis_name, percent, short
 from tunecast.analysis.thinned import settings_of
 from tunecast.models.fits import Fit
 
@@ -105,15 +105,11 @@ def _place(fit: Fit, target: Mapping[str, Any]) -> str:
     labels = [str(target[c]) for c in dict.fromkeys(("task", *question.cell)) if c in target]
     base = target.get(question.curve)
     known = isinstance(base, str) and base != ""
-    sizes = [f"{f.replace('_', ' ')} {short(float(target[f]))}" for f in question.factors
+    sizes = [f"{short(float(target[f]))} {axis_name(f)}" for f in question.factors
              if f in target and target[f] == target[f]]  # fmt: skip
     model = f"base model {base}" if known else "a base model not seen yet"
-    where = ", ".join([*sizes, f"{short(float(target[question.data]))} {_unit(question.data)}"])
+    where = ", ".join([*sizes, f"{short(float(target[question.data]))} {axis_name(question.data)}"])
     return f"{' / '.join(labels)}, {where}, {model}" if labels else f"{where}, {model}"
-
-
-def _unit(column: str) -> str:
-    return {"finetune_examples": "fine-tuning examples"}.get(column, column.replace("_", " "))
 
 
 def _reach(table: pd.DataFrame, place: str) -> str:
@@ -165,7 +161,7 @@ def _crossed(fit: Fit, crossings: pd.DataFrame, table: pd.DataFrame) -> list[str
         return []
     ranked = table.sort_values("p_best", ascending=False, kind="stable")["method"]
     leaders = {str(m) for m in ranked[:2]}
-    unit = _unit(fit.question.data)
+    unit = axis_name(fit.question.data)
     said = []
     for row in crossings.to_dict("records"):
         if {row["a"], row["b"]} != leaders:
@@ -205,6 +201,6 @@ def _distance(fit: Fit, table: pd.DataFrame, target: Mapping[str, Any]) -> str:
         value, seen = float(target.get(name, math.nan)), fit.runs[name].astype(float)
         ratio = max(value / seen.max(), seen.min() / value)
         if ratio > 1.005:
-            parts.append(f"{short(ratio)} times in {name.replace('_', ' ')}")
+            parts.append(f"{short(ratio)} times in {axis_name(name)}")
     of = f" ({', '.join(parts)})" if parts else ""
     return f"The target lies up to {short(far)} times beyond the data of its curves{of}."

@@ -140,7 +140,8 @@ function ink() {
       labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", labelFont: font, titleFont: font },
     legend: { labelColor: text, titleColor: text, labelFontSize: 13, labelLimit: 220, labelFont: font, titleFont: font },
     title: { color: text }, text: { fill: text },
-    signals: [{ name: "ink", value: text }, { name: "faint", value: faint }, { name: "paper", value: of("--paper") }] };
+    signals: [{ name: "ink", value: text }, { name: "faint", value: faint }, { name: "paper", value: of("--paper") },
+      { name: "blue", value: matchMedia("(prefers-color-scheme: dark)").matches ? "#56B4E9" : "#0072B2" }] };
 }
 
 function tooltip(handler, event, item, value) {
@@ -165,9 +166,7 @@ function draw(id) {
   const svg = host.querySelector("svg");
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", host.dataset.label);
-  svg.querySelectorAll("g[role], g[aria-roledescription]").forEach((g) => {
-    for (const name of ["role", "aria-roledescription", "aria-label"]) g.removeAttribute(name);
-  });
+  host.querySelector(".vega-bindings")?.remove();
   views.set(id, view);
   return view;
 }
@@ -248,8 +247,9 @@ function basesOf(here) {
 }
 
 function runsHere(methods) {
-  const here = setting();
-  return page.runs.filter((run) => run.setting === here.name && (methods.includes(run.method) || here.methods[0] === ""));
+  const here = setting(), size = model.factors.length ? asked[model.factors[0].name] : 1;
+  return page.runs.filter((run) => run.setting === here.name && (methods.includes(run.method) || here.methods[0] === ""))
+    .map((run) => ({ ...run, near: Math.abs(Math.log(run.size / size)) < 0.1 }));
 }
 
 function withBase() {
@@ -332,36 +332,39 @@ function map() {
   const seen = first ? first.seen : [1, 10];
   const signals = { seen: here.seen, asked: here.asked, seen_y: seen, asked_y: first ? first.asked : [1, 10] };
   if (methods.length < 2) { fill("map", { table: [], band: [], runs: [] }, signals); return; }
+  const losses = [], led = methods.map(() => 0);
   function row(i) {
     if (turn !== mapping) return;
     const size = Math.sqrt(edges[i] * edges[i + 1]);
     const found = methods.map((m) => curves(index, m, "", first ? [size, ...rest] : []));
-    const gaps = [];
+    losses.push([]);
     for (let j = 0; j < columns; j++) {
-      const losses = found.map((c) => lossAt(c, Math.sqrt(data[j] * data[j + 1]), false));
-      const wins = shares(losses), top = wins.indexOf(Math.max(...wins));
+      const here = found.map((c) => lossAt(c, Math.sqrt(data[j] * data[j + 1]), false));
+      const wins = shares(here), top = wins.indexOf(Math.max(...wins));
       table.push({ method: methods[top], p_best: wins[top], data: Math.sqrt(data[j] * data[j + 1]), size,
         data_from: data[j], data_to: data[j + 1], size_from: edges[i], size_to: edges[i + 1] });
-      gaps.push(losses);
+      wins.forEach((p, m) => { led[m] += p; });
+      losses[i].push(here);
     }
-    band.push(...crossing(gaps, data, size, table.slice(-columns)));
-    if (i + 1 < rows) setTimeout(row, 0, i + 1);
-    else { fill("map", { table, band, runs: runsHere(methods) }, signals); drifts.clear(); page.mapped = true; }
+    if (i + 1 < rows) { setTimeout(row, 0, i + 1); return; }
+    const [a, b] = methods.map((_, m) => m).sort((x, y) => led[y] - led[x]);
+    const centres = data.slice(1).map((right, j) => Math.sqrt(right * data[j]));
+    losses.forEach((here, r) => band.push(...crossing(here, a, b, centres, Math.sqrt(edges[r] * edges[r + 1]))));
+    const runs = runsHere(methods).map((run) => ({ ...run, near: true }));
+    fill("map", { table, band, runs }, signals);
+    $("pair").textContent = band.length ? `${methods[a]} and ${methods[b]}` : "the two leading methods (here they do so in less than half of the draws)";
+    page.mapped = true;
   }
   setTimeout(row, 0, 0);
 }
 
-/* Where the two methods that lead along a row of the map cross, in the draws in which they do. */
-function crossing(losses, data, size, cells) {
-  const names = [...new Set(cells.map((c) => c.method))];
-  if (names.length < 2) return [];
-  const methods = chosen(), [a, b] = names.slice(0, 2).map((name) => methods.indexOf(name));
-  const n = losses[0][0].length, at = [];
-  const log = (j) => Math.log(Math.sqrt(data[j] * data[j + 1]));
+/* Where the two methods first cross along a row of the map, in the draws in which they do. */
+function crossing(losses, a, b, centres, size) {
+  const n = losses[0][0].length, at = [], log = centres.map(Math.log);
   for (let d = 0; d < n; d++) {
     for (let j = 0; j + 1 < losses.length; j++) {
       const left = losses[j][a][d] - losses[j][b][d], right = losses[j + 1][a][d] - losses[j + 1][b][d];
-      if (left * right < 0) { at.push(Math.exp(log(j) + (log(j + 1) - log(j)) * left / (left - right))); break; }
+      if (left * right < 0) { at.push(Math.exp(log[j] + (log[j + 1] - log[j]) * left / (left - right))); break; }
     }
   }
   if (at.length < n / 2) return [];
