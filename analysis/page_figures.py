@@ -65,6 +65,7 @@ def _log_axis(scale: str, orient: str, title: str, **more: Any) -> Spec:
         "orient": orient,
         "title": title,
         "labelOverlap": "greedy",
+        "labelSeparation": 8,
         "tickCount": 6,
         "encode": {"labels": {"update": {"text": {"signal": _SHORT}}}},
         **more,
@@ -256,22 +257,6 @@ def best_map(colours: Mapping[str, str], data: str, factor: str | None) -> Spec:
         },
     }
     crossover = [
-        {
-            "type": "area",
-            "from": {"data": "band"},
-            "interactive": False,
-            "encode": {
-                "update": {
-                    "orient": {"value": "horizontal"},
-                    "y": {"scale": "y", "field": "size"},
-                    "x": {"scale": "x", "field": "q05"},
-                    "x2": {"scale": "x", "field": "q95"},
-                    "fill": {"signal": "paper"},
-                    "fillOpacity": {"value": 0.3},
-                }
-            },
-            "clip": True,
-        },
         *(
             {
                 "type": "line",
