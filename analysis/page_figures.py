@@ -50,7 +50,17 @@ def method_scales(colours: Mapping[str, str]) -> list[Spec]:
     ]
 
 
+def _unspoken(part: Any) -> Any:
+    """Take the marks out of what a screen reader reads: the figure as a whole has a name."""
+    if isinstance(part, list):
+        return [_unspoken(each) for each in part]
+    inner = {"marks": _unspoken(part["marks"])} if "marks" in part else {}
+    return {**part, "aria": False, **inner}
+
+
 def _figure(height: int, **parts: Any) -> Spec:
+    for kind in ("marks", "axes", "legends"):
+        parts[kind] = _unspoken(parts.get(kind, []))
     return {
         "height": height,
         "padding": 4,
@@ -288,10 +298,20 @@ def best_map(colours: Mapping[str, str], data: str, factor: str | None) -> Spec:
         data=[{"name": name, "values": []} for name in ("table", "band", "runs")],
         scales=[
             # Rounded, or the seams between rectangles show.
-            {"name": "x", "type": "log", "domain": {"signal": "asked"}, "range": "width",
-             "round": True},
-            {"name": "y", "type": "log", "domain": {"signal": "asked_y"}, "range": "height",
-             "round": True},
+            {
+                "name": "x",
+                "type": "log",
+                "domain": {"signal": "asked"},
+                "range": "width",
+                "round": True,
+            },
+            {
+                "name": "y",
+                "type": "log",
+                "domain": {"signal": "asked_y"},
+                "range": "height",
+                "round": True,
+            },
             {
                 "name": "sure",
                 "domain": [1 / max(len(colours), 2), 1],
@@ -351,8 +371,14 @@ def coverage(rows: Rows) -> Spec:
             _axis("y", "left", "share of runs inside", grid=True, format="%", tickCount=5),
         ],
         legends=[
-            {"shape": "shape", "orient": "top", "direction": "horizontal", "columns": 2,
-             "symbolFillColor": {"signal": "ink"}, "symbolSize": 80}
+            {
+                "shape": "shape",
+                "orient": "top",
+                "direction": "horizontal",
+                "columns": 2,
+                "symbolFillColor": {"signal": "ink"},
+                "symbolSize": 80,
+            }
         ],
         marks=[
             {

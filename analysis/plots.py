@@ -315,7 +315,7 @@ def forecast_figure(
     if "method" not in targets:  # as a forecast allows when the fit has one
         targets = targets.assign(method=fit.runs["method"].iloc[0])
     panels = list(_panels(fit, targets, heldout))
-    figure, axes = _figure(len(panels))
+    figure, axes = blank(len(panels))
     for ax, panel in zip(axes, panels, strict=True):
         curves = fit.forecast(panel.targets(data))
         plot_forecast(
@@ -351,7 +351,7 @@ def best_figure(
     targets = targets.drop(columns="method", errors="ignore")
     names = list(methods or dict.fromkeys(fit.runs["method"]))
     panels = list(_panels(fit, targets.merge(pd.DataFrame({"method": names}), how="cross")))
-    figure, axes = _figure(len(panels))
+    figure, axes = blank(len(panels))
     for ax, panel in zip(axes, panels, strict=True):
         grid = panel.targets(data).drop(columns="method").drop_duplicates(ignore_index=True)
         seen = _together(panel.runs, panel.context)
@@ -398,7 +398,7 @@ def crossover_figure(fit: Fit, target: pd.DataFrame, answer: pd.DataFrame) -> Fi
 def coverage_figure(scores: pd.DataFrame) -> Figure:
     """Return coverage against nominal coverage, a panel for each row of scores (six at most)."""
     scores = scores.head(MAX_PANELS)
-    figure, axes = _figure(len(scores))
+    figure, axes = blank(len(scores))
     groups = [name for name in scores.columns[: list(scores.columns).index("n")]]
     for ax, (_, row) in zip(axes, scores.iterrows(), strict=True):
         plot_coverage(ax, row)
@@ -612,7 +612,8 @@ def _tidy(ax: Axes) -> None:
         ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _figure(num_panels: int) -> tuple[Figure, list[Axes]]:
+def blank(num_panels: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many empty panels, three in a row."""
     columns = min(num_panels, 3)
     rows = math.ceil(num_panels / columns)
     figure = Figure(figsize=(1.2 + 4.6 * columns, 0.9 + 3.3 * rows), layout="constrained")

@@ -18,7 +18,7 @@ import pandas as pd
 
 from tunecast.analysis import page_figures, trust
 from tunecast.analysis.page_law import HELPERS
-from tunecast.analysis.plots import axis_name, colours
+from tunecast.analysis.plots import axis_name, colours, percent
 from tunecast.analysis.tables import readable
 from tunecast.analysis.thinned import Thinned
 from tunecast.analysis.verdicts import Answer, answers, default_targets
@@ -28,6 +28,7 @@ from tunecast.models.laws import get_law
 # The library that draws; its text lies in the page, and so does its licence.
 VEGA = "Vega 6.2.0"
 MAX_ANSWERS = 12
+MAX_RUNS = 500  # rows of the table of runs: a page must stay small
 # Columns of a run that are worth a look when one points at it.
 TOLD = ("run_id", "base_model", "model_size", "pet_params", "finetune_examples", "loss", "seed")
 
@@ -172,20 +173,20 @@ def html(told: Contents) -> str:
     return environment.get_template("report.html.j2").render(
         told=told,
         fit=told.fit,
-        answer_columns=_answer_columns(told),
-        plan_columns={} if told.plan is None else {str(c): str(c).replace("_", " ") for c in told.plan},
+        answer_heads=answer_heads(told),
+        heads=heads,
         figures=figures,
         settings=told.thinned.settings,
         sliders=_sliders(told),
         diagnostics=trust.diagnostics_in_words(told.fit),
+        coverage=coverage_sentences(told),
+        runs=_run_table(told),
         page=_script_json(page),
         laws=f"{HELPERS}\nconst laws = [{', '.join(told.thinned.scripts())}];",
         script=(folder / "page.js").read_text(encoding="utf-8"),
         vega=(folder / "vega.min.js").read_text(encoding="utf-8"),
         licence=(folder / "vega.LICENSE").read_text(encoding="utf-8"),
         style=(folder / "page.css").read_text(encoding="utf-8"),
-        dict=dict,
-        zip=zip,
     )
 
 
@@ -250,8 +251,7 @@ def parameter_rows(table: pd.DataFrame) -> list[tuple[str, list[dict[str, Any]],
 def _runs(told: Contents) -> list[dict[str, Any]]:
     question, runs = told.fit.question, told.fit.runs
     rows = []
-    labels = [next(iter(s.labels.keys())) for s in told.thinned.settings[:1]]
-    names = list(told.thinned.settings[0].labels) if labels else []
+    names = list(told.thinned.settings[0].labels)
     shown = [c for c in dict.fromkeys((*TOLD, *question.factors, question.data)) if c in runs]
     for row in runs.to_dict("records"):
         rows.append(
@@ -265,6 +265,25 @@ def _runs(told: Contents) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _run_table(told: Contents) -> pd.DataFrame:
+    question, runs = told.fit.question, told.fit.runs
+    names = dict.fromkeys((*TOLD[:1], *question.cell, *TOLD[1:], *question.factors, question.data))
+    return runs[[n for n in names if n in runs]].head(MAX_RUNS)
+
+
+def coverage_sentences(told: Contents) -> list[str]:
+    """Return how often runs fell into their 90 % interval, a sentence for each check."""
+    said = []
+    for check in told.checks:
+        row = next(r for r in check.coverage() if r["nominal"] == 90)
+        note = "" if check.converged else "; that fit did not converge"
+        said.append(
+            f"With {check.name}: {percent(row['actual'])} of {row['runs']} runs lie in their 90 % "
+            f"interval (chance allows {percent(row['low'])} to {percent(row['high'])}){note}."
+        )
+    return said
 
 
 def _start(told: Contents) -> dict[str, dict[str, float]]:
@@ -304,16 +323,22 @@ def _sliders(told: Contents) -> list[tuple[str, str]]:
     return [(name, axis_name(name)) for name in (*question.factors, question.data)]
 
 
-def _answer_columns(told: Contents) -> dict[str, str]:
+def heads(frame: pd.DataFrame) -> dict[str, str]:
+    """Return a heading for each column of a table."""
+    return {str(name): str(name).replace("_", " ") for name in frame}
+
+
+def answer_heads(told: Contents) -> dict[str, str]:
+    """Return the columns of an answer's table that people read, with their headings."""
     table = told.answers[0].forecasts
     columns = {
         "method": "method",
         "loss_q50": "new run, median",
-        "loss_q05": "5 %",
-        "loss_q95": "95 %",
+        "loss_q05": "new run, 5 %",
+        "loss_q95": "new run, 95 %",
         "expected_q50": "expected, median",
-        "expected_q05": "5 %",
-        "expected_q95": "95 %",
+        "expected_q05": "expected, 5 %",
+        "expected_q95": "expected, 95 %",
         "p_best": "P(best)",
         "expected_regret": "expected regret",
         "extrapolation": "times beyond data",

@@ -248,9 +248,7 @@ class Thinned:
         counts = self.fit.runs[self.fit.question.curve].astype(str).value_counts(sort=True)
         kept, spent = [], 0
         for base in counts.index:
-            curves = sum(
-                len(s.methods) for s in self.settings if base in self.base_models(s)
-            )
+            curves = sum(len(s.methods) for s in self.settings if base in self.base_models(s))
             spent += curves * 5 * 4 * self.draws
             if spent > CURVE_BYTES:
                 break

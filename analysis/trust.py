@@ -223,8 +223,10 @@ def parameters(fit: Fit) -> Parameters:
             log = name.partition(":")[0] in positive
             low, high = np.quantile(prior[name], [0.05, 0.95])
             q = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
-            scaled[name] = np.log(values) if log else values
-            width = _width(q[0], q[-1], log) / _width(low, high, log)
+            with np.errstate(divide="ignore"):  # a D_l may be too small for a number
+                scaled[name] = np.log(values) if log else values
+            before_, after = _width(low, high, log), _width(q[0], q[-1], log)
+            width = after / before_ if math.isfinite(before_) else 0.0
             rows.append(
                 {
                     "parameter": name,
@@ -242,7 +244,9 @@ def parameters(fit: Fit) -> Parameters:
 
 
 def _width(low: float, high: float, log: bool) -> float:
-    return math.log(high / low) if log else high - low
+    if not log:
+        return high - low
+    return math.log(high / low) if low > 0 and math.isfinite(high) else math.inf
 
 
 def _published(named: Mapping[str, str], parameter: str) -> float | None:

@@ -142,9 +142,7 @@ def _verdict(table: pd.DataFrame) -> list[str]:
 
 def _crossovers(fit: Fit, place: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     question, target = fit.question, place.iloc[0].to_dict()
-    options = {
-        k: v for k, v in target.items() if k not in (question.data, question.curve, "task")
-    }
+    options = {k: v for k, v in target.items() if k not in (question.data, question.curve, "task")}
     base = target.get(question.curve)
     found = [
         fit.crossover(

@@ -63,7 +63,10 @@ def test_the_wheel_holds_every_file_of_the_three_folders(tmp_path: Path) -> None
         f"tunecast/{name}"
         for name in [*names, planted]
         if name.split("/")[0] in PARTS
-        and (name.endswith((".py", "/py.typed")) or name.startswith(("models/data/", "analysis/templates/")))
+        and (
+            name.endswith((".py", "/py.typed"))
+            or name.startswith(("models/data/", "analysis/templates/"))
+        )
     }
     assert {f"tunecast/{part}/py.typed" for part in PARTS} <= wanted
     assert "tunecast/models/data/ladder.csv" in wanted
