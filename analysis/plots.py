@@ -324,7 +324,7 @@ def forecast_figure(
         ax.set_title(panel.title, fontsize=10)
     caption = textwrap.fill(_caption(panels), 85 * min(len(panels), 3))
     figure.supxlabel(caption, fontsize=8, color=_GREY)
-    return _finished(figure, fit, title or _finding(fit, targets, heldout))
+    return finished(figure, fit, title or _finding(fit, targets, heldout))
 
 
 def best_figure(
@@ -364,7 +364,7 @@ def best_figure(
             f"{_place(last, data, several=len(panels) > 1)}, {best['method']} is best "
             f"with probability {percent(best['p_best'])}"
         )
-    return _finished(figure, fit, title)
+    return finished(figure, fit, title)
 
 
 def crossover_figure(fit: Fit, target: pd.DataFrame, answer: pd.DataFrame) -> Figure:
@@ -622,7 +622,8 @@ def blank(num_panels: int) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _finished(figure: Figure, fit: Fit, finding: str) -> Figure:
+def finished(figure: Figure, fit: Fit, finding: str) -> Figure:
+    """Return the figure under its finding, stamped if the fit did not converge or is simulated."""
     return _headed(
         figure, finding, converged=fit.diagnostics.converged, simulated=fit.info["simulated"]
     )

@@ -93,7 +93,7 @@ class Contents:
                 f"{m.layout.question.law} {m.weight:.2f}" for m in self.fit.members)),
             ("factors", ", ".join(question.factors) or "none"),
             ("data axis", question.data),
-            ("cells", " × ".join(question.cell)),
+            ("cells", " by ".join(question.cell)),
             ("priors", str(info.get("priors_name", "given in Python"))),
             ("sampler", ", ".join(f"{info[k]} {k}" for k in ("chains", "tune", "draws")
                                   if k in info)),
@@ -298,7 +298,7 @@ def _start(told: Contents) -> dict[str, dict[str, float]]:
             for a in told.answers
             if all(str(a.target.get(k, v)) == v for k, v in setting.labels.items())
         ]
-        chosen: Mapping[str, Any] = matching[0] if matching else default
+        chosen: Mapping[Any, Any] = matching[0] if matching else default
         values = {}
         for name in (*question.factors, question.data):
             value = chosen.get(name, default[name])

@@ -18,6 +18,7 @@ from tunecast.analysis.plots import (
     axis_name,
     blank,
     colours,
+    finished,
     forecast_figure,
     save_figure,
 )
@@ -31,6 +32,7 @@ from tunecast.analysis.thinned import (
     Setting,
 )
 from tunecast.models.files import write_atomically
+from tunecast.models.questions import crossings
 
 BLUE, GREY = "#0072B2", "#6a6a6a"
 MAP_COLUMNS, MAP_ROWS = 30, 16
@@ -68,13 +70,18 @@ def _text(told: Contents, folder: Path) -> str:
     for i, setting in enumerate(told.thinned.settings[:MAX_PANELS], 1):
         if len(setting.methods) > 1 and fit.question.factors:
             figure, table = _map(told, setting)
+            finished(figure, fit, "Which method is probably best")
             parts.append(_picture(figure, folder, f"map-{i}"))
             _save_csv(table, folder / f"map-{i}.csv")
     parts.append("## Why trust it")
     parts += coverage_sentences(told)
-    parts.append(_picture(_checks(told), folder, "checks"))
+    calibration = finished(_checks(told), fit, "Where runs fell in their forecasts")
+    parts.append(_picture(calibration, folder, "checks"))
     parts.append(_list(trust.diagnostics_in_words(fit)))
-    parts.append(_picture(_parameters(told), folder, "parameters"))
+    learned = finished(
+        _parameters(told), fit, "Priors (grey), posteriors (blue), published (diamonds)"
+    )
+    parts.append(_picture(learned, folder, "parameters"))
     parts.append(_table(told.parameters.rows.drop(columns="method"), folder, "parameters"))
     parts.append(_list(told.parameters.tied))
     if told.track is not None:
@@ -154,6 +161,11 @@ def _map(told: Contents, setting: Setting) -> tuple[Figure, pd.DataFrame]:
     inks = np.array([to_rgb(shades[m]) for m in places["method"]])
     mixed = (strength * inks + 1 - strength).reshape(MAP_ROWS, MAP_COLUMNS, 3)
     ax.pcolormesh(x, y, mixed)
+    leaders = wins.sum(axis=1).argsort()[::-1][:2]
+    gap = (losses[leaders[0]] - losses[leaders[1]]).reshape(-1, MAP_ROWS, MAP_COLUMNS)
+    band = np.array([_first_crossing(np.log(data[0]), gap[:, i]) for i in range(MAP_ROWS)])
+    for values, style in zip(band.T, (":", "-", ":"), strict=True):
+        ax.plot(values, sizes[:, 0], color="black", linestyle=style, linewidth=1.2)
     ax.set_xscale("log")
     ax.set_yscale("log")
     own = runs["task"].astype(str) == setting.labels["task"]
@@ -167,6 +179,14 @@ def _map(told: Contents, setting: Setting) -> tuple[Figure, pd.DataFrame]:
     ax.set_ylabel(axis_name(first))
     ax.set_title(_cut(setting.name, 80), fontsize=10, parse_math=False)
     return figure, places
+
+
+def _first_crossing(x: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """Return 5, 50 and 95 % of the first crossing, NaN if less than half of the draws cross."""
+    count, first = crossings(x, gap)
+    if (count > 0).mean() < 0.5:
+        return np.full(3, np.nan)
+    return np.exp(np.quantile(first[count > 0], [0.05, 0.5, 0.95]))
 
 
 def _checks(told: Contents) -> Figure:

@@ -103,18 +103,34 @@ def _noise(member: Member, rows: np.ndarray) -> np.ndarray:
 
 def left_out(fit: Fit) -> Check:
     """Return the check of each run against the draws reweighted as if it had not been fitted."""
-    from scipy.stats import t
-
     observed = fit.members[0].layout.log_loss
     mean = _weighted(fit, lambda m, rows: m.belief.mean[rows])
     scale = _weighted(fit, _noise)
     df = _weighted(fit, lambda m, rows: m.belief.noise_df[rows])[:, None]
+    return Check("each run left out in turn", pit_without(observed, mean, scale, df))
+
+
+def pit_without(
+    observed: np.ndarray, mean: np.ndarray, scale: np.ndarray, df: np.ndarray
+) -> np.ndarray:
+    """Return each observation's PIT under the draws reweighted as if it had not been seen.
+
+    Parameters
+    ----------
+    observed : ndarray, shape (n,)
+        Log losses.
+    mean, scale : ndarray, shape (draws, n)
+        Location and scale of the Student-t of each, for each draw.
+    df : ndarray, shape (draws, 1)
+        Its degrees of freedom.
+    """
+    from scipy.stats import t
+
     z = (observed - mean) / scale
     log_weight = np.log(scale) - t.logpdf(z, df)
     weight = np.exp(log_weight - log_weight.max(axis=0))
     weight = np.minimum(weight, weight.mean(axis=0) * math.sqrt(len(weight)))
-    pit = (weight * t.cdf(z, df)).sum(axis=0) / weight.sum(axis=0)
-    return Check("each run left out in turn", pit)
+    return (weight * t.cdf(z, df)).sum(axis=0) / weight.sum(axis=0)
 
 
 def held_out(fit: Fit, **options: Any) -> list[Check]:
@@ -130,7 +146,9 @@ def held_out(fit: Fit, **options: Any) -> list[Check]:
     from tunecast.models.inference import fit as sample
 
     info, question = fit.info, fit.question
-    same = {k: info[k] for k in ("law", "draws", "tune", "chains", "seed") if k in info}
+    same: dict[str, Any] = {
+        k: info[k] for k in ("law", "draws", "tune", "chains", "seed") if k in info
+    }
     same |= {"data": question.data, "cell": question.cell, "curve": question.curve}
     same |= {"priors": info.get("priors_name", "weak"), "progress": False}
     if same.get("law") != "power":
@@ -239,7 +257,7 @@ def parameters(fit: Fit) -> Parameters:
                     "width": width,
                 }
             )
-        tied += _ties(" / ".join(cell), scaled)
+        tied += ties(" / ".join(cell), scaled)
     return Parameters(pd.DataFrame(rows), tuple(tied))
 
 
@@ -259,7 +277,8 @@ def _published(named: Mapping[str, str], parameter: str) -> float | None:
     return of.get(parameter)
 
 
-def _ties(cell: str, scaled: Mapping[str, np.ndarray]) -> list[str]:
+def ties(cell: str, scaled: Mapping[str, np.ndarray]) -> list[str]:
+    """Return a sentence for each pair of parameters of a cell that hardly vary alone."""
     names = [n for n in scaled if np.isfinite(scaled[n]).all()]
     table = pd.DataFrame({n: scaled[n] for n in names}).corr(method="spearman").to_numpy()
     said = []
@@ -275,7 +294,7 @@ def _ties(cell: str, scaled: Mapping[str, np.ndarray]) -> list[str]:
 
 def _symbol(name: str) -> str:
     head, _, factor = name.partition(":")
-    letter = {"alpha": "α", "beta": "β"}.get(head, head)
+    letter = {"alpha": "\N{GREEK SMALL LETTER ALPHA}", "beta": "β"}.get(head, head)
     return f"{letter} of {factor.replace('_', ' ')}" if factor else letter
 
 

@@ -86,10 +86,14 @@ def _answer(fit: Fit, place: pd.DataFrame) -> Answer:
         for name in ("p_best", "expected_regret"):
             table[name] = table["method"].map(compared[name])
         crossings = _crossovers(fit, place, methods)
-    target = place.iloc[0].to_dict()
+    target = _target(place)
     words = _place(fit, target)
     said = [_reach(table, words), *_verdict(table), *_crossed(fit, crossings, table)]
     return Answer(words, target, table, crossings, tuple([*said, _distance(fit, table, target)]))
+
+
+def _target(place: pd.DataFrame) -> dict[str, Any]:
+    return {str(k): v for k, v in place.iloc[0].items()}
 
 
 def _methods(fit: Fit, place: pd.DataFrame) -> list[str]:
@@ -141,7 +145,7 @@ def _verdict(table: pd.DataFrame) -> list[str]:
 
 
 def _crossovers(fit: Fit, place: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    question, target = fit.question, place.iloc[0].to_dict()
+    question, target = fit.question, _target(place)
     options = {k: v for k, v in target.items() if k not in (question.data, question.curve, "task")}
     base = target.get(question.curve)
     found = [
@@ -179,7 +183,7 @@ def _crossed(fit: Fit, crossings: pd.DataFrame, table: pd.DataFrame) -> list[str
     return said
 
 
-def _below(row: Mapping[str, Any]) -> str:
+def _below(row: Mapping[Any, Any]) -> str:
     """Which of two methods lies below over the whole range, where that is clear at both ends."""
     low, high = float(row["p_a_below_at_low"]), float(row["p_a_below_at_high"])
     if min(low, high) > 0.5:

@@ -247,7 +247,7 @@ class Predictor:
     # ----------------------------------------------------------------- keyed randomness
 
     def _own(self, x: np.ndarray) -> list[float]:
-        """What tells two new curves of one cell and base model apart: each size is its own."""
+        """Return what tells two new curves of one cell and base model apart: their factors."""
         return np.round(x, 9).tolist()
 
     def _rng(self, *key: object) -> np.random.Generator:

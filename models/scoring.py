@@ -127,8 +127,9 @@ def score_table(
 ) -> pd.DataFrame:
     """Return the scores of a forecast table against the runs that have landed since.
 
-    Forecasts meet runs as in `matched`. From five quantiles the CRPS is the pinball loss averaged over them, doubled, and coverage exists at 50 and 90 %
-    alone; the log score is that of a normal with the forecast's mean and standard deviation.
+    Forecasts meet runs as in `matched`. From five quantiles the CRPS is the pinball loss averaged
+    over them, doubled, and coverage exists at 50 and 90 % alone; the log score is that of a normal
+    with the forecast's mean and standard deviation.
 
     Raises
     ------
