@@ -500,11 +500,10 @@ def _commands(result: Fit, context: typer.Context) -> list[str]:
         if info.get(name):
             words += [f"--{name}", ",".join(info[name])]
     words += ["--priors", Path(str(info.get("priors_name", "weak"))).name]
-    own = ["tunecast", "report"]
+    own = ["tunecast", "report", context.params["fit_file"].name]
     for name, value in context.params.items():
-        if isinstance(value, Path):
-            option = {"fit_file": [], "output": ["-o"]}.get(name, [f"--{name}"])
-            own += [*option, value.name]
+        if isinstance(value, Path) and name != "fit_file":
+            own += ["-o" if name == "output" else f"--{name}", value.name]
         elif name == "format_" and value is not ReportFormat.html:
             own += ["--format", value.value]
         elif value is True:

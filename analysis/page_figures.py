@@ -123,6 +123,11 @@ def _band(low: str, high: str, opacity: float) -> Spec:
     }
 
 
+def _by_method(marks: list[Spec]) -> Spec:
+    facet = {"name": "series", "data": "table", "groupby": "method"}
+    return {"type": "group", "from": {"facet": facet}, "marks": marks}
+
+
 def _runs(y: Spec, *, plain: bool = False) -> Spec:
     """Return the runs as points that say what they are; plain ones are all alike."""
     look: Spec = {
@@ -219,11 +224,9 @@ def whatif(colours: Mapping[str, str], data: str) -> Spec:
         legends=[legend] if len(colours) > 1 else [],
         marks=[
             *(_shade(low, high) for _, low, high in _BESIDE),
-            {
-                "type": "group",
-                "from": {"facet": {"name": "series", "data": "table", "groupby": "method"}},
-                "marks": [_band("q05", "q95", 0.16), _band("q25", "q75", 0.26), median],
-            },
+            # The bands of all methods first, or they would hide the lines of some.
+            _by_method([_band("q05", "q95", 0.14), _band("q25", "q75", 0.24)]),
+            _by_method([median]),
             rule,
             _runs({"scale": "y", "field": "loss"}),
         ],

@@ -18,7 +18,7 @@ import pandas as pd
 
 from tunecast.analysis import page_figures, trust
 from tunecast.analysis.page_law import HELPERS
-from tunecast.analysis.plots import axis_name, colours, percent
+from tunecast.analysis.plots import axis_name, colours, percent, short
 from tunecast.analysis.tables import readable
 from tunecast.analysis.thinned import Thinned
 from tunecast.analysis.verdicts import Answer, answers, default_targets
@@ -173,7 +173,7 @@ def html(told: Contents) -> str:
     return environment.get_template("report.html.j2").render(
         told=told,
         fit=told.fit,
-        answer_heads=answer_heads(told),
+        answer_table=answer_table,
         heads=heads,
         figures=figures,
         settings=told.thinned.settings,
@@ -328,22 +328,19 @@ def heads(frame: pd.DataFrame) -> dict[str, str]:
     return {str(name): str(name).replace("_", " ") for name in frame}
 
 
-def answer_heads(told: Contents) -> dict[str, str]:
-    """Return the columns of an answer's table that people read, with their headings."""
-    table = told.answers[0].forecasts
-    columns = {
-        "method": "method",
-        "loss_q50": "new run, median",
-        "loss_q05": "new run, 5 %",
-        "loss_q95": "new run, 95 %",
-        "expected_q50": "expected, median",
-        "expected_q05": "expected, 5 %",
-        "expected_q95": "expected, 95 %",
-        "p_best": "P(best)",
-        "expected_regret": "expected regret",
-        "extrapolation": "times beyond data",
-    }
-    return {name: text for name, text in columns.items() if name in table}
+def answer_table(answer: Answer) -> pd.DataFrame:
+    """Return an answer's forecasts for people, in words where a number alone says little."""
+    rows = []
+    for row in answer.forecasts.to_dict("records"):
+        shown = {"method": row.get("method", "all methods")}
+        for kind, name in (("loss", "new run"), ("expected", "expected")):
+            low, mid, high = (readable(row[f"{kind}_q{q}"]) for q in ("05", "50", "95"))
+            shown |= {name: mid, f"{name}, 90 %": f"{low} to {high}"}
+        if "p_best" in row:
+            shown["P(best)"] = percent(row["p_best"])
+            shown["expected regret"] = readable(row["expected_regret"])
+        rows.append(shown | {"beyond data": f"{short(row['extrapolation'])} times"})
+    return pd.DataFrame(rows)
 
 
 def write_html(told: Contents, path: str | Path) -> None:

@@ -22,7 +22,7 @@ from tunecast.analysis.plots import (
     forecast_figure,
     save_figure,
 )
-from tunecast.analysis.report import Contents, answer_heads, coverage_sentences, parameter_rows
+from tunecast.analysis.report import Contents, answer_table, coverage_sentences, parameter_rows
 from tunecast.analysis.tables import readable
 from tunecast.analysis.thinned import (
     DATA_BELOW,
@@ -58,9 +58,9 @@ def _text(told: Contents, folder: Path) -> str:
         parts.append(f"> **THIS FIT DID NOT CONVERGE ({reasons}). Do not rely on any number.**")
     parts.append("## The answer")
     for i, answer in enumerate(told.answers, 1):
+        parts.append(f"### {plain(answer.place)}")
         parts += [plain(sentence) for sentence in answer.sentences]
-        read = answer.forecasts[list(answer_heads(told))].rename(columns=answer_heads(told))
-        parts.append(_table(read, folder, f"forecast-{i}"))
+        parts.append(_table(answer_table(answer), folder, f"forecast-{i}"))
     parts.append(_list(told.warnings))
     targets = pd.concat([a.forecasts for a in told.answers[:MAX_PANELS]], ignore_index=True)
     asked = [c for c in targets if c in {*fit.runs.columns} - {"loss", "loss_se"}]

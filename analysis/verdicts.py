@@ -6,9 +6,8 @@ cannot say one thing and show another.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from tunecast.models.fits import Fit
 # What a probability is called, from the largest on. Below the last a lead is no verdict.
 SURE = ((0.99, "almost certainly"), (0.9, "very probably"), (0.66, "probably"))
 DEFAULT_BEYOND = 10.0
+CROSSOVER_POINTS = 80  # over four decades or so: places a crossing to 6 %
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Answer:
     forecasts : DataFrame
         One row for each method: quantiles of a new run and of the expected loss, ``p_best``.
     crossovers : DataFrame
-        From `Fit.crossover`, one row for each pair of methods.
+        From `Fit.crossover`, one row for the two leading methods; empty if there is one.
     sentences : tuple of str
         The answer.
     """
@@ -85,10 +85,11 @@ def _answer(fit: Fit, place: pd.DataFrame) -> Answer:
         compared = fit.compare(place, methods=methods).set_index("method")
         for name in ("p_best", "expected_regret"):
             table[name] = table["method"].map(compared[name])
-        crossings = _crossovers(fit, place, methods)
+        ranked = table.sort_values("p_best", ascending=False, kind="stable")["method"]
+        crossings = _crossover(fit, place, *map(str, ranked[:2]))
     target = _target(place)
     words = _place(fit, target)
-    said = [_reach(table, words), *_verdict(table), *_crossed(fit, crossings, table)]
+    said = [_reach(table), *_verdict(table), *_crossed(fit, crossings)]
     return Answer(words, target, table, crossings, tuple([*said, _distance(fit, table, target)]))
 
 
@@ -116,12 +117,12 @@ def _place(fit: Fit, target: Mapping[str, Any]) -> str:
     return f"{' / '.join(labels)}, {where}, {model}" if labels else f"{where}, {model}"
 
 
-def _reach(table: pd.DataFrame, place: str) -> str:
+def _reach(table: pd.DataFrame) -> str:
     parts = []
     for row in table.to_dict("records"):
         span = f"{row['loss_q50']:.3g} nats (90 % interval {row['loss_q05']:.3g} to "
         parts.append(f"{row.get('method', 'it')} {span}{row['loss_q95']:.3g})")
-    return f"At {place}, a new run is forecast to reach: {'; '.join(parts)}."
+    return f"A new run is forecast to reach: {'; '.join(parts)}."
 
 
 def _verdict(table: pd.DataFrame) -> list[str]:
@@ -144,53 +145,47 @@ def _verdict(table: pd.DataFrame) -> list[str]:
     return [f"{said}. Choosing {first['method']} costs {cost:.2g} nats on average."]
 
 
-def _crossovers(fit: Fit, place: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+def _crossover(fit: Fit, place: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     question, target = fit.question, _target(place)
     options = {k: v for k, v in target.items() if k not in (question.data, question.curve, "task")}
     base = target.get(question.curve)
-    found = [
-        fit.crossover(
-            a, b, task=str(target["task"]) if "task" in target else None,
-            base_model=base if isinstance(base, str) else "", points=80, **options,
-        )
-        for a, b in itertools.combinations(methods, 2)
-    ]  # fmt: skip
-    return pd.concat(found, ignore_index=True)
+    return fit.crossover(
+        a,
+        b,
+        task=str(target["task"]) if "task" in target else None,
+        base_model=base if isinstance(base, str) else "",
+        points=CROSSOVER_POINTS,
+        **options,
+    )
 
 
-def _crossed(fit: Fit, crossings: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+def _crossed(fit: Fit, crossings: pd.DataFrame) -> list[str]:
     if crossings.empty:
         return []
-    ranked = table.sort_values("p_best", ascending=False, kind="stable")["method"]
-    leaders = {str(m) for m in ranked[:2]}
-    unit = axis_name(fit.question.data)
-    said = []
-    for row in crossings.to_dict("records"):
-        if {row["a"], row["b"]} != leaders:
-            continue
-        p = 1 - float(row["p_none"])
-        span = f"between {short(row['low'])} and {short(row['high'])} {unit}"
-        pair = f"{row['a']} and {row['b']}"
-        if p < 0.5:
-            below = _below(row)
-            said.append(f"{pair} have no crossover {span} in {percent(1 - p)} of the draws{below}.")
-        else:
-            at = ", ".join(f"{short(row[q])}" for q in ("first_q05", "first_q95"))
-            said.append(
-                f"{pair} cross {span} in {percent(p)} of the draws; if they do, the first time "
-                f"at {short(row['first_q50'])} (90 % interval {at.replace(', ', ' to ')})."
-            )
-    return said
+    (row,) = crossings.to_dict("records")
+    p = 1 - float(row["p_none"])
+    span = f"between {short(row['low'])} and {short(row['high'])} {axis_name(fit.question.data)}"
+    pair = f"{row['a']} and {row['b']}"
+    if p < 0.5:
+        return [f"{pair} have no crossover {span} in {percent(1 - p)} of the draws{_below(row)}."]
+    return [
+        f"{pair} cross {span} in {percent(p)} of the draws; if they do, the first time at "
+        f"{short(row['first_q50'])} (90 % interval {short(row['first_q05'])} to "
+        f"{short(row['first_q95'])})."
+    ]
 
 
 def _below(row: Mapping[Any, Any]) -> str:
-    """Which of two methods lies below over the whole range, where that is clear at both ends."""
+    """Say which of two methods lies lower at both ends, where it is the same one."""
     low, high = float(row["p_a_below_at_low"]), float(row["p_a_below_at_high"])
-    if min(low, high) > 0.5:
-        return f"; {row['a']} is probably the lower one throughout"
-    if max(low, high) < 0.5:
-        return f"; {row['b']} is probably the lower one throughout"
-    return ""
+    if (low - 0.5) * (high - 0.5) <= 0:
+        return ""
+    if low < 0.5:
+        low, high = 1 - low, 1 - high
+        name = row["b"]
+    else:
+        name = row["a"]
+    return f"; {name} lies lower at the left end in {percent(low)}, at the right in {percent(high)}"
 
 
 def _distance(fit: Fit, table: pd.DataFrame, target: Mapping[str, Any]) -> str:
@@ -204,5 +199,8 @@ def _distance(fit: Fit, table: pd.DataFrame, target: Mapping[str, Any]) -> str:
         ratio = max(value / seen.max(), seen.min() / value)
         if ratio > 1.005:
             parts.append(f"{short(ratio)} times in {axis_name(name)}")
-    of = f" ({', '.join(parts)})" if parts else ""
-    return f"The target lies up to {short(far)} times beyond the data of its curves{of}."
+    of = f" ({', '.join(parts)} beyond all runs)" if parts else ""
+    if "method" in table and table["extrapolation"].nunique() > 1:
+        each = [f"{short(x)} for {m}" for m, x in table[["method", "extrapolation"]].to_numpy()]
+        return f"Times beyond the data of its curves: {', '.join(each)}{of}."
+    return f"The target lies {short(far)} times beyond the data of its curves{of}."
