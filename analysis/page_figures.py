@@ -377,8 +377,8 @@ def coverage(rows: Rows) -> Spec:
             {
                 "shape": "shape",
                 "orient": "top",
-                "direction": "horizontal",
-                "columns": 2,
+                "columns": 1,
+                "labelLimit": 320,
                 "symbolFillColor": {"signal": "ink"},
                 "symbolSize": 80,
             }

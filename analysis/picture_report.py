@@ -1,6 +1,6 @@
 """Takes the picture of a report's page that the README shows.
 
-python -P analysis/picture_report.py FIT.nc     (needs chromium, and playwright of the extra ``dev``)
+python -P analysis/picture_report.py FIT.nc     (needs chromium, and playwright of ``dev``)
 """
 
 from __future__ import annotations

@@ -278,7 +278,13 @@ def coverage_sentences(told: Contents) -> list[str]:
     said = []
     for check in told.checks:
         row = next(r for r in check.coverage() if r["nominal"] == 90)
-        note = "" if check.converged else "; that fit did not converge"
+        note = ""
+        if row["actual"] < row["low"]:
+            note = ": the intervals are too narrow there, or the errors come together"
+        elif row["actual"] > row["high"]:
+            note = ": the intervals are wider than they need be"
+        if not check.converged:
+            note += "; that fit did not converge"
         said.append(
             f"With {check.name}: {percent(row['actual'])} of {row['runs']} runs lie in their 90 % "
             f"interval (chance allows {percent(row['low'])} to {percent(row['high'])}){note}."
@@ -338,7 +344,7 @@ def answer_table(answer: Answer) -> pd.DataFrame:
             shown |= {name: mid, f"{name}, 90 %": f"{low} to {high}"}
         if "p_best" in row:
             shown["P(best)"] = percent(row["p_best"])
-            shown["expected regret"] = readable(row["expected_regret"])
+            shown["expected regret"] = f"{row['expected_regret']:.2g}"
         rows.append(shown | {"beyond data": f"{short(row['extrapolation'])} times"})
     return pd.DataFrame(rows)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from tunecast.analysis.plots import axis_name
 from tunecast.models.fits import Fit, Member, published_draws
 from tunecast.models.hierarchy import simulate_prior
 from tunecast.models.laws import get_law
@@ -33,6 +34,7 @@ BINS = 10
 # A posterior at least this wide against its prior has learned next to nothing; a correlation at
 # least this strong ties two parameters together.
 WIDE, TIED = 0.7, 0.9
+LEAST, MOST = 1e-150, 1e150
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def held_out(fit: Fit, **options: Any) -> list[Check]:
         result = sample(inside, **(same | {"allow_unconverged": True} | options))
         losses = result.draws(apart).loss
         pit = (losses < apart["loss"].to_numpy(float)).mean(axis=0)
-        what = f"the largest {name.replace('_', ' ')} left out"
+        what = f"the largest number of {axis_name(name)} left out"
         checks.append(Check(what, pit, result.diagnostics.converged))
     return checks
 
@@ -234,21 +236,22 @@ def parameters(fit: Fit) -> Parameters:
     before = Member(layout, member.priors, draws, 1.0)
     rows, tied = [], []
     for k, cell in enumerate(layout.cells):
+        label = _label(cell, layout.cells)
         named = dict(zip(layout.question.cell, cell, strict=True))
         prior, posterior = published_draws(before, k), published_draws(member, k)
         scaled = {}
-        for name, values in posterior.items():
+        for name in posterior:
             log = name.partition(":")[0] in positive
-            low, high = np.quantile(prior[name], [0.05, 0.95])
+            known, values = _bounded(prior[name], log), _bounded(posterior[name], log)
+            low, high = np.quantile(known, [0.05, 0.95])
             q = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
-            with np.errstate(divide="ignore"):  # a D_l may be too small for a number
-                scaled[name] = np.log(values) if log else values
-            before_, after = _width(low, high, log), _width(q[0], q[-1], log)
-            width = after / before_ if math.isfinite(before_) else 0.0
+            scaled[name] = np.log(values) if log else values
+            wide, after = _width(low, high, log), _width(q[0], q[-1], log)
+            width = after / wide if wide > 0 else 1.0
             rows.append(
                 {
                     "parameter": name,
-                    "cell": " / ".join(cell),
+                    "cell": label,
                     "method": named.get("method", ""),
                     "prior_q05": low,
                     "prior_q95": high,
@@ -257,14 +260,23 @@ def parameters(fit: Fit) -> Parameters:
                     "width": width,
                 }
             )
-        tied += ties(" / ".join(cell), scaled)
+        tied += ties(label, scaled)
     return Parameters(pd.DataFrame(rows), tuple(tied))
 
 
+def _label(cell: tuple[str, ...], cells: Sequence[tuple[str, ...]]) -> str:
+    """Return what tells a cell from the others: one task need not be named with every method."""
+    apart = [value for i, value in enumerate(cell) if len({c[i] for c in cells}) > 1]
+    return " / ".join(apart or cell)
+
+
+def _bounded(values: np.ndarray, log: bool) -> np.ndarray:
+    """Bring what over- or underflowed back among the numbers; a D_l may be either."""
+    return np.clip(values, LEAST, MOST) if log else values
+
+
 def _width(low: float, high: float, log: bool) -> float:
-    if not log:
-        return high - low
-    return math.log(high / low) if low > 0 and math.isfinite(high) else math.inf
+    return math.log(high / low) if log else high - low
 
 
 def _published(named: Mapping[str, str], parameter: str) -> float | None:

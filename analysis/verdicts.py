@@ -7,6 +7,7 @@ cannot say one thing and show another.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,22 @@ from tunecast.models.fits import Fit
 # What a probability is called, from the largest on. Below the last a lead is no verdict.
 SURE = ((0.99, "almost certainly"), (0.9, "very probably"), (0.66, "probably"))
 DEFAULT_BEYOND = 10.0
+_DIRECTIONS = frozenset(
+    map(chr, (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)))
+)
 CROSSOVER_POINTS = 80  # over four decades or so: places a crossing to 6 %
+
+
+def isolated(name: object) -> str:
+    """Return a name that cannot turn the text around it, whichever way its script runs.
+
+    Control characters of direction are left out; a name in a script that runs from right to left
+    stands between isolates (Unicode Standard Annex 9).
+    """
+    text = "".join(c for c in str(name) if c not in _DIRECTIONS)
+    if any(unicodedata.bidirectional(c) in ("R", "AL", "AN") for c in text):
+        return f"\N{FIRST STRONG ISOLATE}{text}\N{POP DIRECTIONAL ISOLATE}"
+    return text
 
 
 @dataclass(frozen=True)
@@ -107,12 +123,12 @@ def _methods(fit: Fit, place: pd.DataFrame) -> list[str]:
 
 def _place(fit: Fit, target: Mapping[str, Any]) -> str:
     question = fit.question
-    labels = [str(target[c]) for c in dict.fromkeys(("task", *question.cell)) if c in target]
+    labels = [isolated(target[c]) for c in dict.fromkeys(("task", *question.cell)) if c in target]
     base = target.get(question.curve)
     known = isinstance(base, str) and base != ""
     sizes = [f"{short(float(target[f]))} {axis_name(f)}" for f in question.factors
              if f in target and target[f] == target[f]]  # fmt: skip
-    model = f"base model {base}" if known else "a base model not seen yet"
+    model = f"base model {isolated(base)}" if known else "a base model not seen yet"
     where = ", ".join([*sizes, f"{short(float(target[question.data]))} {axis_name(question.data)}"])
     return f"{' / '.join(labels)}, {where}, {model}" if labels else f"{where}, {model}"
 
@@ -121,7 +137,7 @@ def _reach(table: pd.DataFrame) -> str:
     parts = []
     for row in table.to_dict("records"):
         span = f"{row['loss_q50']:.3g} nats (90 % interval {row['loss_q05']:.3g} to "
-        parts.append(f"{row.get('method', 'it')} {span}{row['loss_q95']:.3g})")
+        parts.append(f"{isolated(row.get('method', 'it'))} {span}{row['loss_q95']:.3g})")
     return f"A new run is forecast to reach: {'; '.join(parts)}."
 
 
@@ -130,19 +146,18 @@ def _verdict(table: pd.DataFrame) -> list[str]:
         return []
     ranked = table.sort_values("p_best", ascending=False, kind="stable")
     first, second = ranked.iloc[0], ranked.iloc[1]
-    p = float(first["p_best"])
-    others = f"next comes {second['method']} with {percent(second['p_best'])}"
+    p, name = float(first["p_best"]), isolated(first["method"])
+    others = f"next comes {isolated(second['method'])} with {percent(second['p_best'])}"
     for least, word in SURE:
         if p >= least:
-            said = f"{first['method']} {word} has the lowest expected loss ({percent(p)}; {others})"
+            said = f"{name} {word} has the lowest expected loss ({percent(p)}; {others})"
             break
     else:
         said = (
-            f"The runs do not decide which method is best: {first['method']} leads with "
-            f"{percent(p)}, {others}"
+            f"The runs do not decide which method is best: {name} leads with {percent(p)}, {others}"
         )
     cost = float(first["expected_regret"])
-    return [f"{said}. Choosing {first['method']} costs {cost:.2g} nats on average."]
+    return [f"{said}. Choosing {name} costs {cost:.2g} nats on average."]
 
 
 def _crossover(fit: Fit, place: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
@@ -165,7 +180,7 @@ def _crossed(fit: Fit, crossings: pd.DataFrame) -> list[str]:
     (row,) = crossings.to_dict("records")
     p = 1 - float(row["p_none"])
     span = f"between {short(row['low'])} and {short(row['high'])} {axis_name(fit.question.data)}"
-    pair = f"{row['a']} and {row['b']}"
+    pair = f"{isolated(row['a'])} and {isolated(row['b'])}"
     if p < 0.5:
         return [f"{pair} have no crossover {span} in {percent(1 - p)} of the draws{_below(row)}."]
     return [
@@ -185,7 +200,8 @@ def _below(row: Mapping[Any, Any]) -> str:
         name = row["b"]
     else:
         name = row["a"]
-    return f"; {name} lies lower at the left end in {percent(low)}, at the right in {percent(high)}"
+    ends = f"the least data in {percent(low)} and at the most in {percent(high)}"
+    return f"; {isolated(name)} lies lower at {ends}"
 
 
 def _distance(fit: Fit, table: pd.DataFrame, target: Mapping[str, Any]) -> str:
@@ -201,6 +217,9 @@ def _distance(fit: Fit, table: pd.DataFrame, target: Mapping[str, Any]) -> str:
             parts.append(f"{short(ratio)} times in {axis_name(name)}")
     of = f" ({', '.join(parts)} beyond all runs)" if parts else ""
     if "method" in table and table["extrapolation"].nunique() > 1:
-        each = [f"{short(x)} for {m}" for m, x in table[["method", "extrapolation"]].to_numpy()]
+        each = [
+            f"{short(x)} for {isolated(m)}"
+            for m, x in table[["method", "extrapolation"]].to_numpy()
+        ]
         return f"Times beyond the data of its curves: {', '.join(each)}{of}."
     return f"The target lies {short(far)} times beyond the data of its curves{of}."

@@ -14,6 +14,7 @@ import pytest
 
 from tunecast.analysis.report import contents, html, write_html
 from tunecast.analysis.thinned import Setting, Thinned
+from tunecast.analysis.verdicts import isolated
 from tunecast.models import Diagnostics, Fit
 from tunecast.models.laws import LAWS
 from tunecast.models.runs import read_runs
@@ -278,6 +279,8 @@ def test_hostile_names_are_shown_as_text(
     assert visit.page.locator("b", has_text="bold").count() == 0
     assert visit.page.locator("img").count() == 0
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 400
+    said = visit.page.inner_text("#answer p.lead >> nth=0")
+    assert "\u202e" not in said and said.count("\u2068") == said.count("\u2069") == 1
     setting = Thinned(fit).settings[0]
     values = {"model_size": 3e6, "finetune_examples": 7e4}
     visit.ask(model_size="3e6", finetune_examples="7e4")
@@ -287,6 +290,14 @@ def test_hostile_names_are_shown_as_text(
     saved = Path(caught.value.path()).read_text(encoding="utf-8")
     assert "'=cmd" in saved and not re.search(r"^=", saved, flags=re.MULTILINE)
     assert visit.complaints == []
+
+
+def test_a_name_cannot_turn_the_numbers_around_it() -> None:
+    """A right-to-left override in a method once showed 4.82 nats as 28.4."""
+    turned = isolated(HOSTILE["lora"])
+    assert turned[0] == "\u2068" and turned[-1] == "\u2069" and "\u202e" not in turned
+    assert isolated("a\u202eb\u2069") == "ab"
+    assert isolated("lora") == "lora"
 
 
 def test_an_unconverged_fit_says_so_at_the_top(small: Fit) -> None:

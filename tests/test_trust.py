@@ -75,13 +75,13 @@ def test_published_values_stand_beside_their_cells(
 ) -> None:
     fit = believed(zhang[zhang["finetune_examples"] > 0], law="multiplicative")
     rows = trust.parameters(fit).rows
-    for row in rows.itertuples():
-        task, method = row.cell.split(" / ")[:2]
-        wanted = {"E": "E", "beta": "beta", "alpha:model_size": "alpha_m"}.get(row.parameter)
+    for row in rows.to_dict("records"):
+        task, method = row["cell"].split(" / ")[:2]
+        wanted = {"E": "E", "beta": "beta", "alpha:model_size": "alpha_m"}.get(row["parameter"])
         if wanted is None:
-            assert pd.isna(row.published)
+            assert pd.isna(row["published"])
         else:
-            assert row.published == getattr(PRINTED[task, method], wanted)
+            assert row["published"] == getattr(PRINTED[task, method], wanted)
 
 
 def test_a_posterior_like_its_prior_is_called_unlearned(
@@ -89,6 +89,15 @@ def test_a_posterior_like_its_prior_is_called_unlearned(
 ) -> None:
     assert len(trust.parameters(believed(ladder, size=2000)).unlearned) >= 4
     assert trust.parameters(drawn).unlearned == []
+
+
+def test_a_parameter_beyond_all_numbers_has_an_interval(
+    drawn: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where beta is near 0, D_l overflows: quantiles between two infinities are no numbers."""
+    endless = np.full(400, np.inf)
+    monkeypatch.setattr(trust, "published_draws", lambda member, k: {"D_l": endless})
+    assert np.isfinite(trust.parameters(drawn).rows[["prior_q95", "q50"]]).all(axis=None)
 
 
 def test_parameters_that_move_together_are_named() -> None:
@@ -121,17 +130,17 @@ def test_the_verdict_follows_the_numbers(
     moved["method_level"] = moved["method_level"] + np.array([0, 10 * gap])
     fit = replace(fit, members=(Member(member.layout, member.priors, moved, 1.0),))
     (answer,) = answers(fit, default_targets(fit))
-    table = answer.forecasts.set_index("method")
-    first = table["p_best"].idxmax()
+    rows = answer.forecasts.to_dict("records")
+    best = max(rows, key=lambda row: row["p_best"])
     text = " ".join(answer.sentences)
-    p = table.loc[first, "p_best"]
+    p, first = best["p_best"], best["method"]
     if p < 0.66:
         assert f"do not decide which method is best: {first} leads" in text
     else:
         assert f"{first} " in text and "has the lowest expected loss" in text
     assert f"{100 * p:.0f} %" in text
-    for method, row in table.iterrows():
-        assert f"{method} {row['loss_q50']:.3g} nats" in text
+    for row in rows:
+        assert f"{row['method']} {row['loss_q50']:.3g} nats" in text
     (crossing,) = answer.crossovers.to_dict("records")
     assert ("have no crossover" in text) == (crossing["p_none"] > 0.5)
 

@@ -126,9 +126,19 @@ function short(value) {
   return String(Number(value.toPrecision(3)));
 }
 function percent(p) { return `${Math.round(100 * p)} %`; }
+/* A name that cannot turn the text around it, whichever way its script runs. */
+function isolated(name) { return `\u2068${name.replace(/[\u061C\u200E\u200F\u202A-\u202E\u2066-\u2069]/g, "")}\u2069`; }
 function times(x) { return x > 1.005 ? `${short(x)}×` : "inside"; }
 
 /* ------------------------------------------------------------------ figures */
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+/* On a dark page the colours are mixed with white. */
+function shade(hex) {
+  if (!dark.matches) return hex;
+  const parts = [1, 3, 5].map((i) => Math.round(0.65 * parseInt(hex.slice(i, i + 2), 16) + 0.35 * 255));
+  return `rgb(${parts.join(",")})`;
+}
 
 const views = new Map();
 function ink() {
@@ -141,7 +151,7 @@ function ink() {
     legend: { labelColor: text, titleColor: text, labelFontSize: 13, labelLimit: 220, labelFont: font, titleFont: font },
     title: { color: text }, text: { fill: text },
     signals: [{ name: "ink", value: text }, { name: "faint", value: faint }, { name: "paper", value: of("--paper") },
-      { name: "blue", value: matchMedia("(prefers-color-scheme: dark)").matches ? "#56B4E9" : "#0072B2" }] };
+      { name: "blue", value: shade("#0072B2") }] };
 }
 
 function tooltip(handler, event, item, value) {
@@ -160,7 +170,8 @@ function draw(id) {
   if (views.has(id)) views.get(id).finalize();
   const config = ink(), signals = config.signals;
   delete config.signals;
-  const spec = { ...figure, signals: [...signals, ...(figure.signals || [])] };
+  const scales = figure.scales.map((s) => s.name === "colour" ? { ...s, range: s.range.map(shade) } : s);
+  const spec = { ...figure, scales, signals: [...signals, ...(figure.signals || [])] };
   const view = new vega.View(vega.parse(spec, config), { renderer: "svg", container: host, hover: true });
   view.tooltip(tooltip).width(host.clientWidth).run();
   const svg = host.querySelector("svg");
@@ -229,7 +240,7 @@ function methodsOf(here) {
     const label = document.createElement("label"), input = document.createElement("input");
     const name = document.createElement("bdi"), mark = document.createElement("span");
     Object.assign(input, { type: "checkbox", name: "method", value: method, checked: i < 8 });
-    mark.className = "swatch"; mark.style.background = page.colours[method];
+    mark.className = "swatch"; mark.style.background = shade(page.colours[method]);
     mark.setAttribute("aria-hidden", "true");
     name.textContent = method || "all methods";
     label.append(input, mark, name);
@@ -289,7 +300,7 @@ function answer() {
       return cell;
     };
     const best = put(percent(wins[m]), wins[m]), bar = document.createElement("span");
-    bar.className = "bar"; bar.style.width = `${100 * wins[m]}%`; bar.style.background = page.colours[method];
+    bar.className = "bar"; bar.style.width = `${100 * wins[m]}%`; bar.style.background = shade(page.colours[method]);
     best.append(bar);
     row.append(head, put(q[2].toFixed(3), q[2]), put(`${q[1].toFixed(3)} – ${q[3].toFixed(3)}`, [q[1], q[3]]),
       put(`${q[0].toFixed(3)} – ${q[4].toFixed(3)}`, [q[0], q[4]]), best, put(times(far), far));
@@ -297,8 +308,8 @@ function answer() {
   }));
   const top = wins.indexOf(Math.max(...wins));
   $("spoken").textContent = `At ${short(data)} ${page.words.data}: ${methods.map((m, i) =>
-    `${m || "loss"} ${quantiles(losses[i])[2].toFixed(3)} nats`).join(", ")}. ` +
-    (methods.length > 1 ? `${methods[top]} has the lowest expected loss in ${percent(wins[top])} of the draws.` : "");
+    `${m ? isolated(m) : "loss"} ${quantiles(losses[i])[2].toFixed(3)} nats`).join(", ")}. ` +
+    (methods.length > 1 ? `${isolated(methods[top])} has the lowest expected loss in ${percent(wins[top])} of the draws.` : "");
   const sizes = grid(here.asked[0], here.asked[1], 61), table = [];
   methods.forEach((method, m) => {
     for (const size of sizes) {
@@ -352,7 +363,7 @@ function map() {
     losses.forEach((here, r) => band.push(...crossing(here, a, b, centres, Math.sqrt(edges[r] * edges[r + 1]))));
     const runs = runsHere(methods).map((run) => ({ ...run, near: true }));
     fill("map", { table, band, runs }, signals);
-    $("pair").textContent = band.length ? `${methods[a]} and ${methods[b]}` : "the two leading methods (here they do so in less than half of the draws)";
+    $("pair").textContent = band.length ? `${isolated(methods[a])} and ${isolated(methods[b])}` : "the two leading methods (here they do so in less than half of the draws)";
     page.mapped = true;
   }
   setTimeout(row, 0, 0);
@@ -388,6 +399,9 @@ function reset() {
 
 function restart() {
   for (const id of Object.keys(page.figures)) draw(id);
+  document.querySelectorAll("#methods label").forEach((label) => {
+    label.querySelector(".swatch").style.background = shade(page.colours[label.querySelector("input").value]);
+  });
   timed();
 }
 
@@ -411,7 +425,7 @@ form.addEventListener("input", (event) => {
 form.addEventListener("submit", (event) => event.preventDefault());
 document.querySelectorAll("button[data-csv]").forEach((button) =>
   button.addEventListener("click", () => save(button.dataset.csv)));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restart);
+dark.addEventListener("change", restart);
 let resized = 0;
 addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(() => {
   for (const [id, view] of views) view.width($(`figure-${id}`).clientWidth).run();
