@@ -215,7 +215,10 @@ def _figures(told: Contents) -> dict[str, page_figures.Spec]:
         "whatif": page_figures.whatif(shades, data),
         "map": page_figures.best_map(shades, data, factor),
         "coverage": page_figures.coverage(checks),
-        "pit": page_figures.histogram(*told.checks[0].histogram()),
+        **{
+            f"pit-{i}": page_figures.histogram(*check.histogram())
+            for i, check in enumerate(told.checks, 1)
+        },
         "ppc": page_figures.predictive(ppc, reach),
     }
     return made | {

@@ -44,7 +44,8 @@ def test_the_trace_computes_what_the_law_computes(law: Law) -> None:
         assert functions["share"](*given) == pytest.approx(share[0], rel=1e-12)  # type: ignore[operator]
         shape = list(map(float, rng.normal(size=4 if law.has("D_l") else 3)))
         onset = np.array(shape[3]) if law.has("D_l") else None
-        wanted = decline(law, *map(np.array, shape[:3]), onset, np)
+        log_u, share_, rate = map(np.array, shape[:3])
+        wanted = decline(law, log_u, share_, rate, onset, np)
         assert functions["decline"](*shape) == pytest.approx(float(wanted), rel=1e-12)  # type: ignore[operator]
 
 

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from tunecast.analysis.thinned import Setting, Thinned
 from tunecast.analysis.verdicts import isolated
 from tunecast.models import Diagnostics, Fit
 from tunecast.models.laws import LAWS
+from tunecast.models.layout import lay_out
 from tunecast.models.runs import read_runs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -298,6 +301,29 @@ def test_a_name_cannot_turn_the_numbers_around_it() -> None:
     assert turned[0] == "\u2068" and turned[-1] == "\u2069" and "\u202e" not in turned
     assert isolated("a\u202eb\u2069") == "ab"
     assert isolated("lora") == "lora"
+
+
+def test_a_report_needs_no_sampler(written: Path, small: Fit, tmp_path: Path) -> None:
+    small.save(tmp_path / "fit.nc")
+    code = (
+        "import sys; from tunecast.models import load_fit; "
+        "from tunecast.analysis.report import contents, html; "
+        f"html(contents(load_fit({str(tmp_path / 'fit.nc')!r}))); "
+        "print(sorted({'pymc', 'torch', 'matplotlib.pyplot'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_fit_shows_itself_in_a_notebook(small: Fit) -> None:
+    bad = replace(small, diagnostics=Diagnostics(1.5, 10, 10, 0, 1.0, 600))
+    runs = small.runs.assign(task="<b>task</b>")
+    (member,) = small.members
+    hostile = replace(member, layout=lay_out(runs, member.layout.question))
+    shown = replace(bad, members=(hostile,), runs=runs)._repr_html_()
+    assert "DID NOT CONVERGE" in shown and "49 runs" in shown
+    assert "&lt;b&gt;task" in shown and "<b>task" not in shown
+    assert "DID NOT" not in small._repr_html_()
 
 
 def test_an_unconverged_fit_says_so_at_the_top(small: Fit) -> None:
