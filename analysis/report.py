@@ -14,20 +14,21 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tunecast.analysis import page_figures, trust
 from tunecast.analysis.page_law import HELPERS
 from tunecast.analysis.plots import axis_name, colours, percent, short
 from tunecast.analysis.tables import readable
-from tunecast.analysis.thinned import Thinned
+from tunecast.analysis.thinned import Thinned, settings_of
 from tunecast.analysis.verdicts import Answer, answers, default_targets
 from tunecast.models.fits import Fit
 from tunecast.models.laws import get_law
 
 # The library that draws; its text lies in the page, and so does its licence.
 VEGA = "Vega 6.2.0"
-MAX_ANSWERS = 12
+MAX_ANSWERS = 4  # settings that are answered unasked, those with the most runs
 MAX_RUNS = 500  # rows of the table of runs: a page must stay small
 # Columns of a run that are worth a look when one points at it.
 TOLD = ("run_id", "base_model", "model_size", "pet_params", "finetune_examples", "loss", "seed")
@@ -68,6 +69,13 @@ class Contents:
     def parameters(self) -> trust.Parameters:
         """Priors and posteriors."""
         return trust.parameters(self.fit)
+
+    @property
+    def unanswered(self) -> int:
+        """How many settings with runs the answers say nothing of."""
+        names = list(self.thinned.settings[0].labels)
+        told = {tuple(str(a.target.get(n, "")) for n in names) for a in self.answers}
+        return sum(tuple(s.labels.values()) not in told for s in self.thinned.settings)
 
     @property
     def methods(self) -> list[str]:
@@ -142,10 +150,14 @@ def contents(
     backtest : bool, optional
         Whether to fit twice more, without the largest size and without the largest data.
     """
-    places = default_targets(fit) if targets is None else targets
+    places = _unasked(fit) if targets is None else targets
     checks = [trust.left_out(fit), *(trust.held_out(fit) if backtest else ())]
-    found = answers(fit, places.head(MAX_ANSWERS) if targets is None else places)
-    return Contents(fit, found, checks, plan, track, tuple(commands))
+    return Contents(fit, answers(fit, places), checks, plan, track, tuple(commands))
+
+
+def _unasked(fit: Fit) -> pd.DataFrame:
+    runs = np.array([setting.runs for setting in settings_of(fit)])
+    return default_targets(fit).iloc[np.sort((-runs).argsort(kind="stable")[:MAX_ANSWERS])]
 
 
 def html(told: Contents) -> str:
@@ -168,7 +180,7 @@ def html(told: Contents) -> str:
         "colours": _colours(told),
         "runs": _runs(told),
         "start": _start(told),
-        "words": {"data": axis_name(told.fit.question.data)},
+        "words": dict(_sliders(told)),
     }
     return environment.get_template("report.html.j2").render(
         told=told,
@@ -213,7 +225,7 @@ def _figures(told: Contents) -> dict[str, page_figures.Spec]:
     ppc, reach = trust.predictive_check(told.fit)
     made = {
         "whatif": page_figures.whatif(shades, data),
-        "map": page_figures.best_map(shades, data, factor),
+        **({"map": page_figures.best_map(shades, data, factor)} if len(shades) > 1 else {}),
         "coverage": page_figures.coverage(checks),
         **{
             f"pit-{i}": page_figures.histogram(*check.histogram())

@@ -61,6 +61,8 @@ def _text(told: Contents, folder: Path) -> str:
         parts.append(f"### {plain(answer.place)}")
         parts += [plain(sentence) for sentence in answer.sentences]
         parts.append(_table(answer_table(answer), folder, f"forecast-{i}"))
+    if told.unanswered:
+        parts.append(f"{told.unanswered} more settings with runs are not answered here.")
     parts.append(_list(told.warnings))
     targets = pd.concat([a.forecasts for a in told.answers[:MAX_PANELS]], ignore_index=True)
     asked = [c for c in targets if c in {*fit.runs.columns} - {"loss", "loss_se"}]

@@ -42,12 +42,18 @@ class Setting:
         Methods with runs in this setting; one empty name where cells do not tell methods apart.
     low, high : float
         Smallest and largest data size of its runs.
+    largest : tuple of float
+        Largest value of each factor among them.
+    runs : int
+        How many there are.
     """
 
     labels: Mapping[str, str]
     methods: tuple[str, ...]
     low: float
     high: float
+    largest: tuple[float, ...]
+    runs: int
 
     @property
     def name(self) -> str:
@@ -74,6 +80,8 @@ def settings_of(fit: Fit) -> tuple[Setting, ...]:
                 methods if "method" in question.cell else ("",),
                 float(size.min()),
                 float(size.max()),
+                tuple(float(rows[f].max()) for f in question.factors),
+                len(rows),
             )
         )
     return tuple(found)
@@ -195,17 +203,21 @@ class Thinned:
         return found
 
     def base_models(self, setting: Setting) -> list[str]:
-        """Return the base models with runs in a setting, largest first factor last."""
-        runs = self.fit.runs
-        here = np.ones(len(runs), dtype=bool)
-        for column, value in setting.labels.items():
-            here &= (runs[column].astype(str) == value).to_numpy()
-        rows = runs[here]
-        names = rows[self.fit.question.curve].astype(str)
-        if self.fit.question.factors:
-            order = rows[self.fit.question.factors[0]].astype(float)
-            names = names.loc[order.sort_values(kind="stable").index]
-        return list(dict.fromkeys(names))
+        """Return the base models with runs in a setting, in the order of the first factor."""
+        return self._base_models[setting.name]
+
+    @cached_property
+    def _base_models(self) -> dict[str, list[str]]:
+        question, runs = self.fit.question, self.fit.runs
+        if question.factors:
+            runs = runs.sort_values(question.factors[0], kind="stable")
+        found: dict[str, list[str]] = {}
+        for setting in self.settings:
+            here = np.ones(len(runs), dtype=bool)
+            for column, value in setting.labels.items():
+                here &= (runs[column].astype(str) == value).to_numpy()
+            found[setting.name] = list(dict.fromkeys(runs.loc[here, question.curve].astype(str)))
+        return found
 
     def payload(self) -> dict[str, Any]:
         """Return all that the functions of `javascript` need, ready for JSON."""

@@ -65,12 +65,12 @@ class Answer:
 
 
 def default_targets(fit: Fit) -> pd.DataFrame:
-    """Return a place for each setting: the largest size, ten times the most data, a new model."""
+    """Return a place for each setting: its largest size, ten times its most data, a new model."""
     question = fit.question
     rows: list[dict[str, Any]] = []
     for setting in settings_of(fit):
         row: dict[str, Any] = dict(setting.labels)
-        row |= {f: float(fit.runs[f].max()) for f in question.factors}
+        row |= dict(zip(question.factors, setting.largest, strict=True))
         row[question.data] = setting.high * DEFAULT_BEYOND
         rows.append(row)
     return pd.DataFrame(rows)

@@ -231,6 +231,23 @@ def test_the_map_agrees_with_python(browser: Any, small: Fit, written: Path) -> 
 
 
 @pytest.mark.browser
+def test_one_method_is_reported_without_a_comparison(
+    browser: Any, believed: Callable[..., Fit], ladder: pd.DataFrame, tmp_path: Path
+) -> None:
+    runs = ladder[ladder["method"] == "lora"].reset_index(drop=True)
+    for name, cell in (("told", ("task", "method")), ("alike", ("task",))):
+        fit, path = believed(runs, cell=cell), tmp_path / f"{name}.html"
+        write_html(contents(fit), path)
+        visit = Visit(browser, path)
+        assert visit.page.locator("#best").count() == 0
+        values = {"model_size": 2e6, "finetune_examples": 5e4}
+        visit.ask(model_size="2e6", finetune_examples="5e4")
+        setting = Thinned(fit).settings[0]
+        same(visit.answers(), in_python(Thinned(fit), setting, "", "new", values))
+        assert visit.complaints == []
+
+
+@pytest.mark.browser
 def test_every_figure_gives_its_numbers(browser: Any, written: Path) -> None:
     visit = Visit(browser, written)
     buttons = visit.page.locator("button[data-csv]")
@@ -293,6 +310,16 @@ def test_hostile_names_are_shown_as_text(
     saved = Path(caught.value.path()).read_text(encoding="utf-8")
     assert "'=cmd" in saved and not re.search(r"^=", saved, flags=re.MULTILINE)
     assert visit.complaints == []
+
+
+def test_many_tasks_are_answered_where_most_runs_are(
+    believed: Callable[..., Fit], ladder: pd.DataFrame
+) -> None:
+    copies = [ladder.assign(task=f"task {i}") for i in range(6)]
+    copies[2] = copies[2].drop(index=ladder.index[:4])
+    told = contents(believed(pd.concat(copies, ignore_index=True)))
+    assert [a.target["task"] for a in told.answers] == ["task 0", "task 1", "task 3", "task 4"]
+    assert told.unanswered == 2
 
 
 def test_a_name_cannot_turn_the_numbers_around_it() -> None:

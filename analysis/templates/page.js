@@ -135,7 +135,7 @@ function times(x) { return x > 1.005 ? `${short(x)}×` : "inside"; }
 const dark = matchMedia("(prefers-color-scheme: dark)");
 /* On a dark page the colours are mixed with white. */
 function shade(hex) {
-  if (!dark.matches) return hex;
+  if (!dark.matches || document.documentElement.classList.contains("paper")) return hex;
   const parts = [1, 3, 5].map((i) => Math.round(0.65 * parseInt(hex.slice(i, i + 2), 16) + 0.35 * 255));
   return `rgb(${parts.join(",")})`;
 }
@@ -307,7 +307,9 @@ function answer() {
     return row;
   }));
   const top = wins.indexOf(Math.max(...wins));
-  $("spoken").textContent = `At ${short(data)} ${page.words.data}: ${methods.map((m, i) =>
+  const place = [...sliders.map((s) => `${short(asked[s.dataset.column])} ${page.words[s.dataset.column]}`),
+    base ? `base model ${isolated(base)}` : "a base model not seen yet"].join(", ");
+  $("spoken").textContent = `At ${place}: ${methods.map((m, i) =>
     `${m ? isolated(m) : "loss"} ${quantiles(losses[i])[2].toFixed(3)} nats`).join(", ")}. ` +
     (methods.length > 1 ? `${isolated(methods[top])} has the lowest expected loss in ${percent(wins[top])} of the draws.` : "");
   const sizes = grid(here.asked[0], here.asked[1], 61), table = [];
@@ -343,7 +345,11 @@ function map() {
   const rest = model.factors.slice(1).map((f) => asked[f.name]);
   const seen = first ? first.seen : [1, 10];
   const signals = { seen: here.seen, asked: here.asked, seen_y: seen, asked_y: first ? first.asked : [1, 10] };
-  if (methods.length < 2) { fill("map", { table: [], band: [], runs: [] }, signals); return; }
+  if (methods.length < 2) {
+    fill("map", { table: [], band: [], runs: [] }, signals);
+    page.mapped = true;
+    return;
+  }
   const losses = [], led = methods.map(() => 0);
   function row(i) {
     if (turn !== mapping) return;
@@ -431,9 +437,17 @@ let resized = 0;
 addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(() => {
   for (const [id, view] of views) view.width($(`figure-${id}`).clientWidth).run();
 }, 100); });
-addEventListener("beforeprint", () => { document.querySelectorAll("details").forEach((d) => { d.open = true; }); });
+/* Paper is white, whatever the screen was. */
+function print(on) {
+  document.documentElement.classList.toggle("paper", on);
+  document.querySelectorAll("details.print").forEach((d) => { d.open = on || d.open; });
+  restart();
+}
+addEventListener("beforeprint", () => print(true));
+addEventListener("afterprint", () => print(false));
 
-draw("whatif"); draw("map");
+draw("whatif");
+if (page.figures.map) draw("map");
 reset();
 page.ready = performance.now();
 setTimeout(() => { for (const id of Object.keys(page.figures)) if (!views.has(id)) draw(id); page.drawn = true; }, 0);
