@@ -274,10 +274,10 @@ class Thinned:
         for i, setting in enumerate(self.settings):
             for method in setting.methods:
                 cell, task = setting.cell(question, method), setting.labels["task"]
-                new[f"{i}/{method}"] = self._new_curve(p, names, cell, task)
+                new[f"{i}\x1f{method}"] = self._new_curve(p, names, cell, task)
                 for base in self._kept_bases(setting):
                     at = self._x(p, base["at"])
-                    known[f"{i}/{method}/{base['name']}"] = self._known_curve(
+                    known[f"{i}\x1f{method}\x1f{base['name']}"] = self._known_curve(
                         p, cell, task, base["name"], at
                     )
         sd = {

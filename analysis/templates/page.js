@@ -22,7 +22,7 @@ function numbers(text) {
 /* One curve of one law: its loss at the reference, irreducible share and shape for each draw. */
 function curve(k, setting, method, base, factors) {
   const model = page.model.models[k], law = laws[k], n = model.draws;
-  const own = base === "" ? model.new[`${setting}/${method}`] : model.known[`${setting}/${method}/${base}`];
+  const own = base === "" ? model.new[`${setting}\u001f${method}`] : model.known[`${setting}\u001f${method}\u001f${base}`];
   const logs = model.factors.map((f, i) => Math.log(factors[f] / model.x_ref[i]));
   const level = Float64Array.from(numbers(own.level)), share = Float64Array.from(numbers(own.share));
   if (base === "") {
@@ -299,9 +299,9 @@ function answer() {
       cell.textContent = text; cell.dataset.value = JSON.stringify(values);
       return cell;
     };
-    const best = put(percent(wins[m]), wins[m]), bar = document.createElement("span");
+    const best = put(methods.length > 1 ? percent(wins[m]) : "–", wins[m]), bar = document.createElement("span");
     bar.className = "bar"; bar.style.width = `${100 * wins[m]}%`; bar.style.background = shade(page.colours[method]);
-    best.append(bar);
+    if (methods.length > 1) best.append(bar);
     row.append(head, put(q[2].toFixed(3), q[2]), put(`${q[1].toFixed(3)} – ${q[3].toFixed(3)}`, [q[1], q[3]]),
       put(`${q[0].toFixed(3)} – ${q[4].toFixed(3)}`, [q[0], q[4]]), best, put(times(far), far));
     return row;
