@@ -9,9 +9,11 @@ The heavy imports stand inside the functions, so that ``tunecast --help`` answer
 from __future__ import annotations
 
 import dis
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from tunecast.models import Fit, Plan
 
 FIT_SUFFIXES = (".nc",)
+REPORT_SUFFIXES = {"html": (".html", ".htm"), "md": (".md",)}
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
 
 app = typer.Typer(
@@ -35,6 +38,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # a usage error is then a sentence, not a box
 )
+
+
+class ReportFormat(StrEnum):
+    """What a report is written as."""
+
+    html = "html"
+    md = "md"
 
 
 class NotConverged(RuntimeError):
@@ -208,8 +218,14 @@ def forecast(
     values: Values = None,
     plot: Plot = None,
     seed: AnswerSeed = None,
+    ledger: Annotated[
+        Path | None, typer.Option(metavar="LEDGER", help="File the forecast, dated, to score it.")
+    ] = None,
 ) -> None:
     """Forecast the loss of runs that have not been made."""
+    from tunecast.analysis.tables import check_output
+
+    check_output(ledger)
     result = _load(fit_file, output, plot)
     options = _target_options(task, method, model_size, examples, base_model)
     targets = _targets(result, at, options, values, methods=True)
@@ -221,6 +237,12 @@ def forecast(
         "extrapolation": "times\nbeyond data",
     }
     _answer(answer, result, output, "Loss in nats per target token", columns)
+    if ledger is not None:
+        from tunecast.analysis.ledger import file_forecast
+
+        with _writing(ledger):
+            count = file_forecast(ledger, answer, result)
+        _say(f"filed {len(answer)} forecasts in {ledger}, which holds {count}.")
     if plot is not None:
         from tunecast.analysis.plots import forecast_figure
 
@@ -358,7 +380,8 @@ def backtest(
 @app.command()
 def score(
     forecasts: Annotated[
-        Path, typer.Argument(metavar="FORECASTS", help="A table written by 'tunecast forecast'.")
+        Path,
+        typer.Argument(metavar="FORECASTS", help="A table or a ledger of 'tunecast forecast'."),
     ],
     runs: Runs,
     output: Output = None,
@@ -366,6 +389,7 @@ def score(
     plot: Plot = None,
 ) -> None:
     """Score forecasts by the runs that were made since."""
+    from tunecast.analysis.ledger import is_ledger, open_forecasts
     from tunecast.analysis.tables import TableError, check_output, read_table
     from tunecast.analysis.targets import split
     from tunecast.models.scoring import score_table
@@ -375,6 +399,11 @@ def score(
     table = read_table(forecasts)
     frame = _runs(runs, None)
     groups = split(by)
+    if is_ledger(table):
+        table = open_forecasts(table)
+        groups = groups or ("day",)
+        if table.empty:
+            raise TableError(f"every forecast in '{forecasts}' was of runs already fitted.")
     if absent := [name for name in groups if name not in table]:
         raise TableError(f"'{forecasts}' has no column '{absent[0]}' to score by.")
     scores = score_table(table, frame, groups)
@@ -567,6 +596,62 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.2g} seconds"
 
 
+@app.command()
+def report(
+    context: typer.Context,
+    fit_file: FitFile,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The page or text to write.")
+    ],
+    format_: Annotated[
+        ReportFormat,
+        typer.Option("--format", help="A page, or Markdown with pictures and LaTeX tables beside."),
+    ] = ReportFormat.html,
+    at: At = None,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="PLAN", help="A table written by 'tunecast plan'.")
+    ] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(metavar="LEDGER", help="Earlier forecasts, to be scored by the fitted runs."),
+    ] = None,
+    backtest: Annotated[
+        bool,
+        typer.Option(
+            "--backtest", help="Fit twice more, without the largest size and without the most data."
+        ),
+    ] = False,
+) -> None:
+    """Write all that a fit says as one page to decide from."""
+    from tunecast.analysis.ledger import read_ledger, track_record
+    from tunecast.analysis.report import contents, write_html
+    from tunecast.analysis.tables import check_output, read_table
+
+    check_output(output, REPORT_SUFFIXES[format_.value])
+    result = _load(fit_file, None, None)
+    targets = None if at is None else read_table(at)
+    if targets is not None:
+        _note_unseen(result, targets)
+    told = contents(
+        result,
+        targets=targets,
+        plan=None if plan is None else read_table(plan),
+        track=None if ledger is None else track_record(read_ledger(ledger), result.runs),
+        commands=_commands(result, context),
+        backtest=backtest,
+    )
+    with _writing(output):
+        if format_ is ReportFormat.html:
+            write_html(told, output)
+        else:
+            from tunecast.analysis.report_markdown import write_markdown
+
+            write_markdown(told, output)
+    for line in _marks(result):
+        _say(line)
+    _say(f"wrote {output}.")
+
+
 # --------------------------------------------------------------------------- input
 
 
@@ -583,6 +668,28 @@ def _runs(sources: Sequence[str], condition: str | None) -> pd.DataFrame:
     for sentence in warn_about(frame):
         typer.echo(f"note: {sentence}", err=True)
     return frame
+
+
+def _commands(result: Fit, context: typer.Context) -> list[str]:
+    """Return the commands that lead from the runs to this answer, with the names of files alone."""
+    info = result.info
+    words = ["tunecast", "fit", "RUNS", "-o", "FIT.nc"]
+    for name in ("law", "data", "curve", "draws", "tune", "chains", "seed"):
+        if name in info:
+            words += [f"--{name}", str(info[name])]
+    for name in ("factors", "cell"):
+        if info.get(name):
+            words += [f"--{name}", ",".join(info[name])]
+    words += ["--priors", Path(str(info.get("priors_name", "weak"))).name]
+    own = ["tunecast", "report", context.params["fit_file"].name]
+    for name, value in context.params.items():
+        if isinstance(value, Path) and name != "fit_file":
+            own += ["-o" if name == "output" else f"--{name}", value.name]
+        elif name == "format_" and value is not ReportFormat.html:
+            own += ["--format", value.value]
+        elif value is True:
+            own.append(f"--{name}")
+    return [shlex.join(words), shlex.join(own)]
 
 
 def _fit_options(

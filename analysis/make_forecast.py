@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from tunecast.analysis.plots import best_figure, forecast_figure, save_figure
+from tunecast.analysis.report import contents, write_html
 from tunecast.analysis.tables import banners, show, write_table
 from tunecast.models import Fit, fit, read_runs
 from tunecast.models.files import write_atomically
@@ -41,7 +42,7 @@ def main(out: Path = Path("forecasts"), *, seed: int = 0, **options: Any) -> Non
         numbers[table] = forecast_the_largest(table, out, seed=seed, **(asked | options))
     text = json.dumps(numbers, indent=1) + "\n"
     write_atomically(out / "numbers.json", lambda path: path.write_text(text))
-    print(f"Tables (.csv), fits (.nc) and pictures (.png) are in {out}/.")
+    print(f"Reports (.html), tables (.csv), fits (.nc) and pictures (.png) are in {out}/.")
 
 
 def forecast_the_largest(
@@ -59,6 +60,7 @@ def forecast_the_largest(
         **options,
     )
     result.save(out / f"{table}.nc")
+    write_html(contents(result), out / f"{table}.html")
 
     targets = reached[["run_id", *TARGET]]  # no base model: the largest is one not seen before
     forecasts = result.forecast(targets).assign(reached=reached["loss"])

@@ -53,6 +53,11 @@ def colours(methods: Sequence[str]) -> dict[str, str]:
     return {method: _USUAL.get(method) or chosen[method] for method in dict.fromkeys(methods)}
 
 
+def axis_name(column: str) -> str:
+    """Return what a column is called on an axis."""
+    return _AXIS.get(column, column.replace("_", " "))
+
+
 def short(value: float) -> str:
     """Return a count with at most three digits and its thousands as k, M, B or T."""
     for power, suffix in ((12, "T"), (9, "B"), (6, "M"), (3, "k")):
@@ -128,7 +133,7 @@ def plot_forecast(
     ax.set_xlim(*_with_room(curves[data]))
     _shade_beyond(ax, seen, data)
     _label_ends(ax, curves, data, shades)
-    ax.set_xlabel(_AXIS.get(data, data))
+    ax.set_xlabel(axis_name(data))
     ax.set_ylabel(LOSS)
     _tidy(ax)
     return ax
@@ -188,7 +193,7 @@ def plot_best(
     ax.set_ylim(0, 1)
     if seen is not None:
         _shade_beyond(ax, seen, data, on_top=True)
-    ax.set_xlabel(_AXIS.get(data, data))
+    ax.set_xlabel(axis_name(data))
     ax.set_ylabel("probability of the lowest loss")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: percent(share)))
     _tidy(ax)
@@ -310,7 +315,7 @@ def forecast_figure(
     if "method" not in targets:  # as a forecast allows when the fit has one
         targets = targets.assign(method=fit.runs["method"].iloc[0])
     panels = list(_panels(fit, targets, heldout))
-    figure, axes = _figure(len(panels))
+    figure, axes = blank(len(panels))
     for ax, panel in zip(axes, panels, strict=True):
         curves = fit.forecast(panel.targets(data))
         plot_forecast(
@@ -346,7 +351,7 @@ def best_figure(
     targets = targets.drop(columns="method", errors="ignore")
     names = list(methods or dict.fromkeys(fit.runs["method"]))
     panels = list(_panels(fit, targets.merge(pd.DataFrame({"method": names}), how="cross")))
-    figure, axes = _figure(len(panels))
+    figure, axes = blank(len(panels))
     for ax, panel in zip(axes, panels, strict=True):
         grid = panel.targets(data).drop(columns="method").drop_duplicates(ignore_index=True)
         seen = _together(panel.runs, panel.context)
@@ -393,7 +398,7 @@ def crossover_figure(fit: Fit, target: pd.DataFrame, answer: pd.DataFrame) -> Fi
 def coverage_figure(scores: pd.DataFrame) -> Figure:
     """Return coverage against nominal coverage, a panel for each row of scores (six at most)."""
     scores = scores.head(MAX_PANELS)
-    figure, axes = _figure(len(scores))
+    figure, axes = blank(len(scores))
     groups = [name for name in scores.columns[: list(scores.columns).index("n")]]
     for ax, (_, row) in zip(axes, scores.iterrows(), strict=True):
         plot_coverage(ax, row)
@@ -607,7 +612,8 @@ def _tidy(ax: Axes) -> None:
         ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _figure(num_panels: int) -> tuple[Figure, list[Axes]]:
+def blank(num_panels: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many empty panels, three in a row."""
     columns = min(num_panels, 3)
     rows = math.ceil(num_panels / columns)
     figure = Figure(figsize=(1.2 + 4.6 * columns, 0.9 + 3.3 * rows), layout="constrained")

@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def default_cache() -> Path:
+    """Return the folder for what can be made or fetched again: ``$TUNECAST_CACHE`` if set."""
+    return Path(os.environ.get("TUNECAST_CACHE") or Path.home() / ".cache" / "tunecast")
+
+
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Replace ``path`` by what ``write`` writes, in one step or not at all.
 

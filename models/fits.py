@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,6 +230,17 @@ class Fit:
                         | {"parameter": name, "unit": unit, "q05": low, "q50": mid, "q95": high}
                     )
         return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the question, whether to trust it, and the parameters."""
+        question, d = self.question, self.diagnostics
+        state = "converged" if d.converged else f"DID NOT CONVERGE: {'; '.join(d.reasons)}"
+        told = (
+            f"{len(self.runs)} runs, law {self.info.get('law', question.law)}, "
+            f"cells by {', '.join(question.cell)}; {state}"
+        )
+        table = self.summary().to_html(index=False, float_format="{:.4g}".format)
+        return f"<p><b>{escape(told)}</b></p>{table}"
 
     def save(self, path: str | Path) -> None:
         """Write the fit to a netCDF file, whole or not at all.

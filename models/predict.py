@@ -135,7 +135,7 @@ class Predictor:
     def _new(
         self, cell: tuple[str, ...], base: str, task: str, x: np.ndarray
     ) -> tuple[np.ndarray, ...]:
-        b, key = self.belief, (*cell, base, *np.round(x, 9).tolist())
+        b, key = self.belief, (*cell, base, *self._own(x))
         own = self._cell(cell)
         level, share = at_factors(
             self.law,
@@ -237,7 +237,7 @@ class Predictor:
         What the curves of a task share is known as far as the cell reaches.
         """
         total: np.ndarray | float = 0.0
-        mine = (*key, *np.round(x, 9).tolist())
+        mine = (*key, *self._own(x))
         for kind, who, (low, high) in (
             ("drift_task", (task,), whole),
             ("drift_curve", mine, own),
@@ -261,6 +261,10 @@ class Predictor:
         return max(ratio)
 
     # ----------------------------------------------------------------- keyed randomness
+
+    def _own(self, x: np.ndarray) -> list[float]:
+        """Return what tells two new curves of one cell and base model apart: their factors."""
+        return np.round(x, 9).tolist()
 
     def _rng(self, *key: object) -> np.random.Generator:
         text = "\x1f".join(map(repr, (self.seed, *key))).encode()

@@ -87,24 +87,22 @@ def score_draws(
     return _by_group(pd.DataFrame(each), groups)
 
 
-def score_table(
-    forecasts: pd.DataFrame, runs: pd.DataFrame, by: Sequence[str] = ()
-) -> pd.DataFrame:
-    """Return the scores of a forecast table against the runs that have landed since.
+_QUANTILES = {0.05: "loss_q05", 0.25: "loss_q25", 0.5: "loss_q50", 0.75: "loss_q75"}
+_QUANTILES[0.95] = "loss_q95"
 
-    A forecast matches a run on every identifying column that both tables have (task, method,
-    base_model, model_size, pretrain_tokens, pet_params, finetune_examples). From five quantiles
-    the CRPS is the pinball loss averaged over them, doubled, and coverage exists at 50 and 90 %
-    alone; the log score is that of a normal with the forecast's mean and standard deviation.
+
+def matched(forecasts: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each pair of a forecast and a run of it: the forecast and ``loss``.
+
+    They match on every identifying column that both tables have (task, method, base_model,
+    model_size, pretrain_tokens, pet_params, finetune_examples).
 
     Raises
     ------
     ValueError
         When a needed column is missing, or no run matches.
     """
-    quantiles = {0.05: "loss_q05", 0.25: "loss_q25", 0.5: "loss_q50", 0.75: "loss_q75"}
-    quantiles[0.95] = "loss_q95"
-    missing = [c for c in (*quantiles.values(), "loss_mean", "loss_sd") if c not in forecasts]
+    missing = [c for c in (*_QUANTILES.values(), "loss_mean", "loss_sd") if c not in forecasts]
     if missing:
         raise ValueError(f"the forecast table lacks {missing}: expected the output of a forecast")
     names = ["task", "method", "base_model", "model_size", "pretrain_tokens", "pet_params"]
@@ -121,13 +119,31 @@ def score_table(
     both = left.merge(done[[*keys, "loss"]], on=keys, how="inner")
     if both.empty:
         raise ValueError(f"no run matches a forecast on {', '.join(keys)}")
+    return both
+
+
+def score_table(
+    forecasts: pd.DataFrame, runs: pd.DataFrame, by: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return the scores of a forecast table against the runs that have landed since.
+
+    Forecasts meet runs as in `matched`. From five quantiles the CRPS is the pinball loss averaged
+    over them, doubled, and coverage exists at 50 and 90 % alone; the log score is that of a normal
+    with the forecast's mean and standard deviation.
+
+    Raises
+    ------
+    ValueError
+        When a needed column is missing, or no run matches.
+    """
+    both = matched(forecasts, runs)
     for name in by:
         if name not in both:
             raise ValueError(f"the forecast table lacks the column '{name}' to score by")
     y = np.log(both["loss"].to_numpy(float))
     mean, sd = both["loss_mean"].to_numpy(float), both["loss_sd"].to_numpy(float)
     pinball = []
-    for level, column in quantiles.items():
+    for level, column in _QUANTILES.items():
         gap = y - np.log(both[column].to_numpy(float))
         pinball.append(2 * np.maximum(level * gap, (level - 1) * gap))
     z = (both["loss"].to_numpy(float) - mean) / sd

@@ -63,10 +63,14 @@ def test_the_wheel_holds_every_file_of_the_three_folders(tmp_path: Path) -> None
         f"tunecast/{name}"
         for name in [*names, planted]
         if name.split("/")[0] in PARTS
-        and (name.endswith((".py", "/py.typed")) or name.startswith("models/data/"))
+        and (
+            name.endswith((".py", "/py.typed"))
+            or name.startswith(("models/data/", "analysis/templates/"))
+        )
     }
     assert {f"tunecast/{part}/py.typed" for part in PARTS} <= wanted
     assert "tunecast/models/data/ladder.csv" in wanted
+    assert "tunecast/analysis/templates/page.js" in wanted
     assert wanted - packed == {f"tunecast/{planted}"}
     assert packed - wanted == set()
     assert licences

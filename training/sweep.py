@@ -27,6 +27,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tunecast.models.files import default_cache
 from tunecast.models.runs import Run, RunTableError, append_run, read_runs
 from tunecast.training.ladder import BaseModel, Hub, Rung, best_device, load_base
 from tunecast.training.methods import FMT
@@ -43,7 +44,7 @@ from tunecast.training.run import (
     run,
     threads,
 )
-from tunecast.training.tasks import TaskSource, TrainingError, default_cache, load_task
+from tunecast.training.tasks import TaskSource, TrainingError, load_task
 
 # The share of a matrix multiplication's speed that training reaches, where no row tells it.
 UTILISATION = 0.5

@@ -27,7 +27,7 @@ from typing import Any
 
 import pandas as pd
 
-from tunecast.models.files import locked, write_atomically
+from tunecast.models.files import default_cache, locked, write_atomically
 
 type Pair = tuple[str, str]
 
@@ -106,11 +106,6 @@ class Task:
     dev: tuple[Pair, ...]
     test: tuple[Pair, ...]
     origin: Mapping[str, object] = field(default_factory=dict)
-
-
-def default_cache() -> Path:
-    """Return the folder for fetched text and trained base models: ``$TUNECAST_CACHE`` if set."""
-    return Path(os.environ.get("TUNECAST_CACHE") or Path.home() / ".cache" / "tunecast")
 
 
 def digest_of(texts: Iterable[str]) -> str:
