@@ -215,9 +215,12 @@ def plotting_library() -> str:
     """
     import vl_convert
 
-    kept = default_cache() / f"{plotting_release()}, vl-convert {vl_convert.__version__}.js"
+    kept = default_cache() / f"{plotting_release()}, vl-convert {version('vl-convert-python')}.js"
     if not kept.is_file():
-        script = vl_convert.javascript_bundle().replace("</script", "<\\/script")
+        # The address is only the name under which vl-convert holds the module; nothing is fetched.
+        name = f"https://cdn.jsdelivr.net/npm/vega@{vl_convert.get_vega_version()}/+esm"
+        script = vl_convert.javascript_bundle(f"import * as all from '{name}'; window.vega = all;")
+        script = script.replace("</script", "<\\/script")
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(kept, lambda path: path.write_text(script, encoding="utf-8"))
     return kept.read_text(encoding="utf-8")
@@ -387,6 +390,5 @@ def answer_table(answer: Answer) -> pd.DataFrame:
 
 def write_html(told: Contents, path: str | Path) -> None:
     """Write the page, whole or not at all."""
-
     text = html(told)
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

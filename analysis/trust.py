@@ -99,8 +99,7 @@ def _weighted(fit: Fit, of: Callable[[Member, np.ndarray], np.ndarray]) -> np.nd
 
 
 def _noise(member: Member, rows: np.ndarray) -> np.ndarray:
-    scale = member.belief.noise[rows][:, member.layout.row_curve]
-    return np.sqrt(scale**2 + member.layout.log_loss_se**2)
+    return member.belief.noise[rows][:, member.layout.row_curve]
 
 
 def left_out(fit: Fit) -> Check:
