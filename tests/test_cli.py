@@ -609,7 +609,7 @@ def test_a_ledger_keeps_forecasts_until_their_runs_land(
     assert len(filed) == 12
     assert filed["was_fitted"].tolist() == [False] * 6 + [True] * 6
     assert filed["forecast_at"].notna().all()
-    assert tunecast_("score", ledger, "ladder", "-o", scores).code == 0
+    assert tunecast_("score", ledger, SMALL, "-o", scores).code == 0
     table = pd.read_csv(scores)
     assert table["n"].tolist() == [6, 6] and table["group"].iloc[1].startswith("day=")
     page = tmp_path / "page.html"
