@@ -98,7 +98,10 @@ def test_a_plan_adds_up(answer: Plan, pool: pd.DataFrame) -> None:
 def test_what_a_plan_brings(answer: Plan) -> None:
     runs, outlook = answer.runs, answer.outlook
     assert (runs["width_after"] <= runs["width_before"]).all()
-    assert (runs["width_after"].diff().dropna() <= 1e-9).all()
+    # A width is a difference of quantiles of 400 draws: a relative error of 1 / sqrt(400).
+    rise = runs["width_after"].diff().dropna()
+    assert (rise <= runs["width_after"].iloc[1:] / 20).all()
+    assert runs["width_after"].iloc[-1] < 0.8 * runs["width_before"].iloc[0]
     assert runs["p_right_after"].iloc[-1] > runs["p_right_before"].iloc[0]
     assert 1 / 3 <= runs["p_right_before"].iloc[0] <= 1
     assert runs["regret_drop"].iloc[-1] > 0

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import SMALL
 
 from tunecast.analysis.report import contents, html, write_html
 from tunecast.analysis.thinned import Setting, Thinned
@@ -128,7 +129,7 @@ def same(found: dict[str, list[float]], wanted: dict[str, list[float]]) -> None:
 @pytest.fixture(scope="module")
 def small(believed: Callable[..., Fit]) -> Fit:
     """A fit to the ladder with draws of the prior."""
-    return believed(read_runs("ladder", columns=["model_size", "finetune_examples"]), size=600)
+    return believed(read_runs(SMALL, columns=["model_size", "finetune_examples"]), size=600)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import SMALL
 
 from tunecast.analysis import trust
 from tunecast.analysis.verdicts import answers, default_targets
@@ -27,7 +28,7 @@ def drawn(believed: Callable[..., Fit]) -> Fit:
     """Draws of the prior narrowed to one of them, with runs drawn from it: a fit that is true."""
     from tunecast.models.runs import read_runs
 
-    fit = believed(read_runs("ladder", columns=["model_size", "finetune_examples"]), size=50)
+    fit = believed(read_runs(SMALL, columns=["model_size", "finetune_examples"]), size=50)
     (member,) = fit.members
     posterior = {k: np.repeat(v[:1], 400, axis=0) for k, v in member.posterior.items()}
     one = replace(fit, members=(Member(member.layout, member.priors, posterior, 1.0),))
