@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from tunecast.models import Fit, Plan
 
+# The option that names a table of rows, what they are, and what to say where it is missing.
+TARGETS = ("--at", "targets", "say what to forecast: --at TARGETS.csv")
+CANDIDATES = ("--candidates", "runs", "say what could be run: --candidates TABLE")
 FIT_SUFFIXES = (".nc",)
 REPORT_SUFFIXES = {"html": (".html", ".htm"), "md": (".md",)}
 PICTURE_SUFFIXES = (".png", ".pdf", ".svg")
@@ -228,7 +231,7 @@ def forecast(
     check_output(ledger)
     result = _load(fit_file, output, plot)
     options = _target_options(task, method, model_size, examples, base_model)
-    targets = _targets(result, at, options, values, methods=True)
+    targets = _rows(result, TARGETS, at, options, values, methods=True)
     answer = result.forecast(targets, seed=seed)
     columns = {
         **_target_columns(result),
@@ -269,7 +272,7 @@ def compare(
 
     result = _load(fit_file, output, plot)
     options = _target_options(task, None, model_size, examples, base_model)
-    targets = _targets(result, at, options, values, methods=False)
+    targets = _rows(result, TARGETS, at, options, values, methods=False)
     names = split(methods) or None
     answer = result.compare(targets, methods=names)
     columns = {
@@ -462,22 +465,11 @@ def plan(
     --examples and --base-model list.
     """
     from tunecast.analysis.tables import read_table, show
-    from tunecast.analysis.targets import TargetError, grid
     from tunecast.models.design import plan as plan_runs
 
     result = _load(fit_file, output, plot)
     options = _target_options(task, method, model_size, examples, base_model)
-    given = [name for name, value in options.items() if value is not None]
-    given += ["--set"] if values else []
-    if candidates is not None and given:
-        raise TargetError(f"--candidates names the runs already; leave {', '.join(given)} out.")
-    if candidates is not None:
-        pool = read_table(candidates)
-    elif options["--examples"] is None:
-        raise TargetError("say what could be run: --candidates TABLE, or --examples and the rest.")
-    else:
-        pool = grid(result, options, values or (), methods=True)
-    _note_unseen(result, pool)
+    pool = _rows(result, CANDIDATES, candidates, options, values, methods=True)
     targets = None if at is None else read_table(at)
     answer = plan_runs(
         result, pool, goal=goal, targets=targets, budget=budget, runs=count, cost=cost,
@@ -752,30 +744,35 @@ def _target_options(
     }
 
 
-def _targets(
+def _rows(
     result: Fit,
-    at: Path | None,
+    words: tuple[str, str, str],
+    table: Path | None,
     options: Mapping[str, str | None],
     values: Sequence[str] | None,
     *,
     methods: bool,
 ) -> pd.DataFrame:
-    """Return the targets: those of a file, or every combination of what the options list."""
+    """Return the rows of a table, or every combination of what the options list.
+
+    ``words`` are the option that names the table, what its rows are, and what to say without it.
+    """
     from tunecast.analysis.tables import read_table
     from tunecast.analysis.targets import TargetError, grid
 
     given = [name for name, value in options.items() if value is not None]
     given += ["--set"] if values else []
-    if at is not None and given:
-        raise TargetError(f"--at names the targets already; leave {', '.join(given)} out.")
-    if at is not None:
-        targets = read_table(at)
+    option, what, ask = words
+    if table is not None and given:
+        raise TargetError(f"{option} names the {what} already; leave {', '.join(given)} out.")
+    if table is not None:
+        rows = read_table(table)
     elif options["--examples"] is None:
-        raise TargetError("say what to forecast: --at TARGETS.csv, or --examples and the rest.")
+        raise TargetError(f"{ask}, or --examples and the rest.")
     else:
-        targets = grid(result, options, values or (), methods=methods)
-    _note_unseen(result, targets)
-    return targets
+        rows = grid(result, options, values or (), methods=methods)
+    _note_unseen(result, rows)
+    return rows
 
 
 def _note_unseen(result: Fit, targets: pd.DataFrame) -> None:

@@ -13,14 +13,13 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from tunecast.analysis.plots import colours, finished, percent, short
+from tunecast.analysis.plots import axis_name, colours, finished, percent, short
 
 if TYPE_CHECKING:
     from tunecast.models import Fit, Plan
 
 MAX_METHODS = 4  # heat maps side by side
 CELLS = 7  # along an axis of a heat map, more would carry no labels
-UNITS = {"finetune_examples": "fine-tuning examples", "model_size": "parameters"}
 
 
 def plan_figure(fit: Fit, plan: Plan) -> Figure:
@@ -122,8 +121,8 @@ def plot_map(ax: Axes, rows: pd.DataFrame, factor: str, data: str, *, top: float
             FuncFormatter(lambda at, _, names=names: names[round(at)] if at < len(names) else "")
         )
     ax.tick_params(axis="x", rotation=45)
-    ax.set_xlabel(UNITS.get(data, data))
-    ax.set_ylabel(UNITS.get(factor, factor))
+    ax.set_xlabel(axis_name(data))
+    ax.set_ylabel(axis_name(factor))
     return mesh
 
 

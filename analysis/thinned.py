@@ -162,10 +162,7 @@ class Thinned:
         """One for each law in use."""
         made = []
         for member in self.fit.members:
-            size = len(member.belief.base_sd)
-            keep = min(max(round(member.weight * self.draws), 1), size)
-            rows = np.linspace(0, size - 1, keep).astype(int)
-            belief = _picked(member.belief, rows)
+            belief = _picked(member.belief, member.rows(self.draws))
             made.append(_Smooth(member, belief, int(self.fit.info["seed"]), self.settings))
         return tuple(made)
 

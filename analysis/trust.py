@@ -90,12 +90,7 @@ class Check:
 
 def _weighted(fit: Fit, of: Callable[[Member, np.ndarray], np.ndarray]) -> np.ndarray:
     """Return ``of`` for draws of every law, as many as its weight gives it, one below the other."""
-    parts = []
-    for member in fit.members:
-        size = len(member.belief.base_sd)
-        keep = min(max(round(member.weight * CHECK_DRAWS), 1), size)
-        parts.append(of(member, np.linspace(0, size - 1, keep).astype(int)))
-    return np.concatenate(parts)
+    return np.concatenate([of(member, member.rows(CHECK_DRAWS)) for member in fit.members])
 
 
 def _noise(member: Member, rows: np.ndarray) -> np.ndarray:

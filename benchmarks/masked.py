@@ -18,7 +18,7 @@ import pandas as pd
 
 from tunecast.models.fits import Fit, Member
 from tunecast.models.hierarchy import believe, dim_sizes
-from tunecast.models.inference import diagnose, question_of
+from tunecast.models.inference import question_of, read_trace
 from tunecast.models.layout import Layout, lay_out
 from tunecast.models.priors import WEAK, PriorTable
 
@@ -55,12 +55,7 @@ class Masked:
                 model, draws=draws, tune=tune, chains=chains, seed=seed, target_accept=0.9,
                 progress_bar=False, cores=1,
             )  # fmt: skip
-        sampled = trace["posterior"].to_dataset()
-        stats = trace["sample_stats"].to_dataset()
-        values = {
-            str(v): np.asarray(sampled[v]) for v in sampled.data_vars if not str(v).endswith("__")
-        }
-        diagnostics = diagnose(values, np.asarray(stats["diverging"]), np.asarray(stats["energy"]))
+        values, diagnostics = read_trace(trace)
         posterior = {k: v.reshape(-1, *v.shape[2:]) for k, v in values.items()}
         layout = _ranges_of(self.layout.with_losses(loss), bought)
         runs = self.pool[bought].assign(loss=losses[bought]).reset_index(drop=True)

@@ -43,9 +43,7 @@ def costs_of(pool: pd.DataFrame) -> np.ndarray:
     return 6 * pool["model_size"].to_numpy(float) * pool["finetune_examples"].to_numpy(float)
 
 
-def judged(
-    fit: Fit, places: pd.DataFrame, truth: np.ndarray, effects: dict[str, float]
-) -> dict[str, Any]:
+def judged(fit: Fit, places: pd.DataFrame, truth: np.ndarray) -> dict[str, Any]:
     """Return right winners, regret in nats and CRPS of expected log losses over contests."""
     every = pd.concat([places.assign(method=m) for m in METHODS], ignore_index=True)
     x = np.log(fit.draws(every).expected)
@@ -54,8 +52,7 @@ def judged(
     named = np.array([np.bincount(b, minlength=len(METHODS)).argmax() for b in best.T])
     losses = np.exp(truth)
     regret = losses[np.arange(len(named)), named] - losses.min(axis=1)
-    # What a forecast is of includes the checkpoint's own effect.
-    y = truth.T.ravel() + every["base_model"].map(effects).to_numpy(float)
+    y = truth.T.ravel()
     return {
         "right": float((named == truth.argmin(axis=1)).mean()),
         "regret": float(regret.mean()),
@@ -82,17 +79,14 @@ def world(number: int, model: Masked, settings: dict[str, Any]) -> dict[str, Any
     runs = simulate(rng, laws=laws)
     pool, test = of_task(runs, task_of(number))
     here = (contests()["task"] == task_of(number)).to_numpy()
-    places, truth = contests()[here].reset_index(drop=True), true_losses(laws)[here]
+    places, truth = contests()[here].reset_index(drop=True), true_losses(laws, test)[here]
     costs, losses = costs_of(pool), pool["loss"].to_numpy(float)
-    # The median residual of a checkpoint's many runs is its effect to within 0.001.
-    rest = np.log(test["loss"].to_numpy(float)) - _log_law(test, laws)
-    effects = pd.Series(rest).groupby(test["base_model"]).median().to_dict()
     known = np.zeros(len(pool), dtype=bool)
     known[np.argsort(costs, kind="stable")[: round(START * len(pool))]] = True
     chain = {name: settings[name] for name in ("draws", "tune", "chains")}
     seed = int(rng.integers(2**31))
     start = model.fit(losses, known, seed=seed, **chain)
-    record: dict[str, Any] = {"world": number, "start": judged(start, places, truth, effects)}
+    record: dict[str, Any] = {"world": number, "start": judged(start, places, truth)}
     open_ = np.flatnonzero(~known)
     planned_for = places[places["finetune_examples"].isin(PLANNED)]
     for name in STRATEGIES:
@@ -108,7 +102,7 @@ def world(number: int, model: Masked, settings: dict[str, Any]) -> dict[str, Any
             bought = known.copy()
             bought[open_[picked]] = True
             fit = model.fit(losses, bought, seed=seed, **chain)
-            line = judged(fit, places, truth, effects) | {
+            line = judged(fit, places, truth) | {
                 "bought": len(picked),
                 "spent": float(costs[open_[picked]].sum() / costs.sum()),
                 "plan_seconds": planned,
@@ -117,12 +111,6 @@ def world(number: int, model: Masked, settings: dict[str, Any]) -> dict[str, Any
             record[f"{name} {share:g}"] = line
             print(number, name, share, {k: round(v, 4) for k, v in line.items()}, flush=True)
     return record
-
-
-def _log_law(rows: pd.DataFrame, laws: Any) -> np.ndarray:
-    from tunecast.models.simulate import published_loss
-
-    return np.log(published_loss(rows, laws))
 
 
 def _with_methods(places: pd.DataFrame) -> pd.DataFrame:

@@ -99,7 +99,7 @@ def contests() -> pd.DataFrame:
 
 
 def true_losses(laws: ByCell, test: pd.DataFrame) -> np.ndarray:
-    """Return expected log losses, shape (contests, methods), effects of the 16B curves included."""
+    """Return expected log losses, shape (contests, methods), with the effects of the 16B runs."""
     effect = np.log(test["expected_loss"] / published_loss(test, laws))
     by_curve = effect.groupby([test["task"], test["method"]]).mean()
     losses = [

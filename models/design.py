@@ -28,7 +28,7 @@ from tunecast.models.information import (
     regression,
 )
 from tunecast.models.layout import FitError, Layout
-from tunecast.models.predict import check_targets
+from tunecast.models.predict import check_targets, spread_out
 from tunecast.models.questions import methods_of
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def plan(
     for name, count in (("runs", runs), ("draws", draws)):
         if count < (1 if name == "runs" else 100):
             raise FitError(f"{name} is {count}, expected {1 if name == 'runs' else 100} or more")
-    layout = widest(fit)
+    layout = fit.widest.layout
     ready = ready_candidates(fit, candidates)
     costs, source = costs_of(fit, ready, candidates, cost, tokens_per_example)
     budget = _checked_budget(budget, costs)
@@ -192,11 +192,6 @@ def plan(
     return Plan(table, every, outlook, goal, budget, source, batch)
 
 
-def widest(fit: Fit) -> Layout:
-    """Return the layout of the law with the most factors."""
-    return max((m.layout for m in fit.members), key=lambda layout: len(layout.question.factors))
-
-
 # --------------------------------------------------------------------------- candidates, targets
 
 
@@ -208,7 +203,7 @@ def ready_candidates(fit: Fit, candidates: pd.DataFrame) -> pd.DataFrame:
     FitError
         When one of them lies outside the law's domain.
     """
-    layout = widest(fit)
+    layout = fit.widest.layout
     ready = check_targets(candidates, layout, "candidates")
     given = ready["replicates"] if "replicates" in ready else pd.Series(1.0, index=ready.index)
     counts = pd.to_numeric(given, errors="coerce").fillna(1.0 if given.isna().all() else np.nan)
@@ -224,7 +219,7 @@ def ready_candidates(fit: Fit, candidates: pd.DataFrame) -> pd.DataFrame:
 
 def ready_targets(fit: Fit, targets: pd.DataFrame) -> pd.DataFrame:
     """Return targets with every column that the fit needs, each method where none is named."""
-    layout = widest(fit)
+    layout = fit.widest.layout
     if "method" in layout.question.cell and (
         "method" not in targets or targets["method"].isna().all()
     ):
@@ -386,7 +381,7 @@ def thinned(fit: Fit, draws: int) -> Fit:
     for member in fit.members:
         size = len(next(iter(member.posterior.values())))
         if size > draws:
-            at = np.linspace(0, size - 1, draws).astype(int)
+            at = spread_out(size, draws)
             member = replace(member, posterior={k: v[at] for k, v in member.posterior.items()})
         members.append(member)
     return replace(fit, members=tuple(members), _predictors={})

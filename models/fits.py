@@ -17,7 +17,7 @@ from tunecast.models.files import write_atomically
 from tunecast.models.hierarchy import Belief, log_sigmoid, replay
 from tunecast.models.laws import get_law
 from tunecast.models.layout import FitError, Layout, Question, lay_out
-from tunecast.models.predict import Draws, Predictor, check_targets
+from tunecast.models.predict import Draws, Predictor, check_targets, spread_out
 from tunecast.models.priors import Prior, PriorTable
 
 if TYPE_CHECKING:
@@ -100,6 +100,11 @@ class Member:
         """Every quantity of the hierarchy, for each draw."""
         return replay(self.layout, self.priors, self.posterior)
 
+    def rows(self, draws: int) -> np.ndarray:
+        """Return positions of the draws that stand for the law where all laws have ``draws``."""
+        size = len(self.belief.base_sd)
+        return spread_out(size, max(round(self.weight * draws), 1))
+
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "belief"}
 
@@ -147,7 +152,7 @@ class Fit:
             When a column is missing or a number is not above 0.
         """
         seed = self.info["seed"] if seed is None else seed
-        ready = check_targets(targets, self._widest.layout)
+        ready = check_targets(targets, self.widest.layout)
         if seed not in self._predictors:
             self._predictors[seed] = [
                 Predictor(m.layout, m.priors, m.belief, seed) for m in self.members
@@ -156,7 +161,7 @@ class Fit:
         if len(parts) == 1:
             return parts[0]
         picks = [
-            np.linspace(0, len(p.loss) - 1, round(m.weight * len(p.loss))).astype(int)
+            spread_out(len(p.loss), round(m.weight * len(p.loss)))
             for p, m in zip(parts, self.members, strict=True)
         ]
         return Draws(
@@ -168,7 +173,8 @@ class Fit:
         )
 
     @property
-    def _widest(self) -> Member:
+    def widest(self) -> Member:
+        """The law with the most factors."""
         return max(self.members, key=lambda m: len(m.layout.question.factors))
 
     def forecast(self, targets: pd.DataFrame, *, seed: int | None = None) -> pd.DataFrame:

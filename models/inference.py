@@ -295,6 +295,11 @@ def _sample_once(
             except BaseException:  # nutpie itself would answer Ctrl-C with the draws it has
                 sampler.cancel()
                 raise
+    return read_trace(trace)
+
+
+def read_trace(trace: Any) -> tuple[dict[str, np.ndarray], Diagnostics]:
+    """Return what a sampler drew, shape (chains, draws, ...) each, and the diagnostics."""
     posterior = trace["posterior"].to_dataset()
     names = [str(v) for v in posterior.data_vars if not str(v).endswith("__")]
     values = {name: np.asarray(posterior[name]) for name in names}

@@ -36,6 +36,8 @@ from functools import cached_property
 import numpy as np
 from scipy.special import digamma, gammaln, ndtri, softmax
 
+from tunecast.models.predict import spread_out
+
 GROUPS = 10  # of draws, for jackknife standard errors
 OUTER = 1000  # outcomes of nested Monte Carlo
 # A nested estimate needs so many effective draws: with fewer it is low, and its error does not say.
@@ -80,7 +82,7 @@ class Outcomes:
         It has the entropy of the noise of all draws together, heavy tails and an uncertain scale
         included: where noise is small against what it hides, information goes by that alone.
         """
-        at = _spread_out(len(self.df), NOISE_DRAWS)
+        at = spread_out(len(self.df), NOISE_DRAWS)
         unit = np.exp(np.log(self.scale[at]).mean(axis=0))
         grid = np.linspace(-9.0, 7.0, 97)  # of log |noise| over its unit
         x = np.exp(grid)[:, None] * unit
@@ -196,7 +198,7 @@ class Nested:
     ) -> None:
         self.outcomes, self.goal, self.rng = outcomes, goal, rng
         draws = len(outcomes.df)
-        self.at = _spread_out(draws, outer)
+        self.at = spread_out(draws, outer)
         self.log_weight = np.zeros((len(self.at), draws), dtype=np.float32)
         # All draws, and all but each group of them.
         self._folds = [np.arange(draws), *_without_groups(draws)]
@@ -320,10 +322,6 @@ def _value_terms(share: Array, ess: Array, scores: Array) -> Array:
     ratio = np.linalg.slogdet(before + ridge)[1] - np.linalg.slogdet(after + ridge)[1]
     # The logarithm of an estimated variance is low by 1 / freedom.
     return 0.5 * (ratio - width / freedom)
-
-
-def _spread_out(n: int, count: int) -> Array:
-    return np.unique(np.linspace(0, n - 1, min(n, count)).astype(int))
 
 
 # --------------------------------------------------------------------------- regression

@@ -57,6 +57,11 @@ class Draws:
     df: np.ndarray
 
 
+def spread_out(n: int, count: int) -> np.ndarray:
+    """Return at most ``count`` of the positions 0 to ``n - 1``, evenly spread over them."""
+    return np.linspace(0, n - 1, min(n, count)).astype(int)
+
+
 type Range = tuple[float, float]  # log2 of the smallest and the largest data size
 
 

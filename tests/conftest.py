@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 
 # Before anything imports them: figures without a display, one thread for each process.
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -9,7 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What the training tests need is made by themselves; none of them asks a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,31 @@ from tunecast.models.runs import read_runs
 # Runs of a smaller ladder than the embedded one: fits take seconds.
 SMALL = str(Path(__file__).parent / "data" / "small_ladder.csv")
 
+# What a fit of it says of itself.
+INFO = {
+    "law": "rectified",
+    "factors": ["model_size"],
+    "data": "finetune_examples",
+    "cell": ["task", "method"],
+    "curve": "base_model",
+    "seed": 1,
+    "simulated": False,
+}
+
 # The same examples every time: a red build must be one that anybody can repeat.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
+
+
+@contextmanager
+def disk_full_after(num_bytes: int) -> Iterator[None]:
+    """Let the system refuse to make a file longer than ``num_bytes``, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="session")

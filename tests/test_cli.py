@@ -2,13 +2,11 @@
 
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL
+from conftest import INFO, SMALL, disk_full_after
 
 import tunecast.models
 from tunecast.analysis.cli import main
@@ -56,16 +54,7 @@ def result(believed: Callable[..., Fit]) -> Fit:
     """A fit to the ladder without its largest model, with draws of the prior: not converged."""
     small = where(read_runs(SMALL), "base_model != 'ladder-1.2m'").reset_index(drop=True)
     made = believed(small)
-    info = {
-        "law": "rectified",
-        "factors": ["model_size"],
-        "data": "finetune_examples",
-        "cell": ["task", "method"],
-        "curve": "base_model",
-        "seed": 1,
-        "simulated": False,
-    }
-    return replace(made, info=info, diagnostics=Diagnostics(1.2, 9.0, 9.0, 0, 1.0, 200))
+    return replace(made, info=INFO, diagnostics=Diagnostics(1.2, 9.0, 9.0, 0, 1.0, 200))
 
 
 @pytest.fixture(scope="module")
@@ -458,17 +447,6 @@ def test_what_a_reader_should_know_is_said(
 ) -> None:
     done = tunecast_("fit", "zhang2024-simulated", "-o", tmp_path / "fit.nc")
     assert "note: 470 of 470 runs are simulated, not measured." in done.err.splitlines()
-
-
-@contextmanager
-def disk_full_after(num_bytes: int) -> Iterator[None]:
-    """Let the system refuse to make a file longer than ``num_bytes``, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_keeps_the_old_fit(tmp_path: Path, saved: Path) -> None:

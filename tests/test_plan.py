@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL
+from conftest import INFO, SMALL
 
 from tunecast.analysis.cli import main
 from tunecast.analysis.plan import plan_figure
@@ -32,15 +32,6 @@ from tunecast.models.runs import read_runs
 
 TASK = "debian-en-de"
 METHODS = ["fmt", "lora", "prompt"]
-INFO = {
-    "law": "rectified",
-    "factors": ["model_size"],
-    "data": "finetune_examples",
-    "cell": ["task", "method"],
-    "curve": "base_model",
-    "seed": 1,
-    "simulated": False,
-}
 TARGETS = pd.DataFrame({"task": [TASK], "model_size": [4e6], "finetune_examples": [6e3]})
 
 

@@ -4,10 +4,7 @@ import errno
 import os
 import pickle
 import re
-import resource
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import disk_full_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -443,17 +441,6 @@ def test_append_refuses_what_is_no_table(
     with pytest.raises(RunTableError, match=message):
         append_run(path, RUN)
     assert (path.read_bytes() if content is not None else None) == content
-
-
-@contextmanager
-def disk_full_after(num_bytes: int) -> Iterator[None]:
-    """Let the system refuse to make a file longer than ``num_bytes``, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
