@@ -71,7 +71,7 @@ WEAK: PriorTable = {
     "share": Prior(-1.0, 2.0, 1.0, 0.3, "logit of the irreducible share E / L"),
     "rate": Prior(math.log(0.1), 1.2, 1.0, 0.2, "log beta"),
     "alpha": Prior(0.15, 0.2, 0.1, _NONE, "exponent of a factor"),
-    "gamma": Prior(0.0, 0.05, 0.01, _NONE, "exponent of a factor in the whole loss"),
+    "gamma": Prior(0.0, 0.02, 0.005, _NONE, "exponent of a factor in the whole loss"),
     "onset": Prior(1.0, 1.0, 0.4, 0.3, "logit of how far the power phase has begun"),
     "split": Prior(0.0, 1.0, 0.5, _NONE, "log of a factor's part of the floor against E's"),
     "base_effect": Prior(math.log(0.01), 1.0, _NONE, _NONE, "log sd of base-model effects"),
