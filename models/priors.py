@@ -40,7 +40,8 @@ class Prior:
         Median standard deviation between the levels of a cell column (tasks, methods, families),
         on the scale of the coordinate; learned, with a log-scale uncertainty of `EFFECT_SPREAD`.
     scatter : float
-        Median standard deviation of a curve around its cell, likewise learned.
+        Median standard deviation of a curve around its cell, likewise learned; in level, with a
+        log-scale uncertainty of `LEVEL_SPREAD`.
     meaning : str
         One phrase for printed results.
     """
@@ -55,6 +56,9 @@ class Prior:
 # Log-scale standard deviation of every learned scale: two thirds lie within a factor of 1.65. A
 # log-normal keeps scales off zero, where hierarchical posteriors have their funnels.
 EFFECT_SPREAD = 0.5
+
+# The same for the scatter of curves in level, of which published runs say 0.006 and 0.07 (below).
+LEVEL_SPREAD = 1.0
 
 # Degrees of freedom of the base-model effect: heavy enough for a checkpoint that trained badly.
 BASE_EFFECT_DF = 4.0
