@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import numbers
+import re
 import reprlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -190,6 +191,34 @@ def embedded_tables() -> tuple[str, ...]:
     return tuple(sorted(e.name.removesuffix(".csv") for e in entries if e.name.endswith(".csv")))
 
 
+def is_url(source: str | Path) -> bool:
+    """Return whether a run table is in a database rather than in a file."""
+    return isinstance(source, str) and "://" in source
+
+
+def shown(source: str | Path) -> str:
+    """Return the name of a run table for people: a URL without its password."""
+    if not is_url(source):
+        return str(source)
+    hidden = re.sub(r"(://[^:@/]*):.*@", r"\1:***@", str(source))
+    return re.sub(r"(?i)(password=)[^&]*", r"\1***", hidden)
+
+
+def has_runs(source: str | Path) -> bool:
+    """Return whether a file or database holds rows yet, rather than waits for its first.
+
+    Raises
+    ------
+    RunTableError
+        If a database cannot be asked.
+    """
+    if is_url(source):
+        from tunecast.models import database
+
+        return database.has_rows(str(source))
+    return Path(source).exists() and Path(source).stat().st_size > 0
+
+
 def read_runs(
     source: str | Path | pd.DataFrame | Sequence[str | Path],
     *,
@@ -201,8 +230,10 @@ def read_runs(
     Parameters
     ----------
     source : str, Path, DataFrame or sequence of str or Path
-        A CSV or Parquet file, the bare name of an embedded table such as ``"ladder"``, a frame,
-        or several files and names, which are put one below the other. A frame is not changed.
+        A CSV or Parquet file, the bare name of an embedded table such as ``"ladder"``, the URL of
+        a database, a frame, or several files, names and URLs, which are put one below the other.
+        A frame is not changed. A URL is ``"sqlite:///FILE"`` or
+        ``"postgresql+psycopg://USER@HOST/DATABASE"``.
     columns : sequence of str, optional
         Columns that the fit uses as factors or as the data axis: each must exist and hold a
         finite number in every ``done`` row. A column declared as text may be named too; it must
@@ -251,11 +282,12 @@ def _load_all(sources: Sequence[str | Path]) -> dict[str, pd.DataFrame]:
     tables: dict[str, pd.DataFrame] = {}
     faults: list[str] = []
     for source in sources:
-        if str(source) in tables:
-            faults.append(f"'{source}' is given twice.")
+        name = shown(source)
+        if name in tables:
+            faults.append(f"'{name}' is given twice.")
             continue
         try:
-            tables[str(source)] = _load(source)
+            tables[name] = _load(source)
         except RunTableError as error:
             faults.extend(error.args)
     if faults:
@@ -268,6 +300,10 @@ def _load(source: str | Path, **csv_options: Any) -> pd.DataFrame:
         data = files(__package__ or "tunecast.models").joinpath("data", f"{source}.csv")
         with as_file(data) as path:
             return _tidy(_read_csv(path, **csv_options))
+    if is_url(source):
+        from tunecast.models import database  # here, so that files need no SQLAlchemy
+
+        return _tidy(database.load(str(source)))
     path = Path(source)
     is_csv = path.suffix.lower() == ".csv"
     if path.is_dir():
@@ -286,11 +322,12 @@ def _load(source: str | Path, **csv_options: Any) -> pd.DataFrame:
     except Exception as error:  # pyarrow alone has a dozen types for a file that is not Parquet
         suffix = path.suffix[1:]
         raise RunTableError(
-            f"'{source}' cannot be read as {suffix}: {_one_line(error)}."
+            f"'{source}' cannot be read as {suffix}: {one_line(error)}."
         ) from error
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
+    """Return what an error says on one line, without the point at its end."""
     reason = error.msg if isinstance(error, SyntaxError) else str(error)
     return " ".join(reason.split()).rstrip(".") or type(error).__name__
 
@@ -493,7 +530,7 @@ def where(frame: pd.DataFrame, expression: str) -> pd.DataFrame:
         ) from None
     except Exception as error:  # the parser raises what Python's and pandas' own parsers raise
         raise RunTableError(
-            f"the condition '{shown}' cannot be evaluated: {_one_line(error)}."
+            f"the condition '{shown}' cannot be evaluated: {one_line(error)}."
         ) from error
     if not isinstance(holds, pd.Series) or not is_bool_dtype(holds):
         raise RunTableError(
@@ -601,16 +638,16 @@ def _typical_gap(a: pd.Series, b: pd.Series) -> float:
 
 
 def append_run(path: str | Path, run: Run, *, extra: Mapping[str, object] | None = None) -> None:
-    """Add one row to a run table on disk, making the table if there is none.
+    """Add one row to a run table, making the table if there is none.
 
-    The table is replaced in one step, so that a reader never sees half a row, and processes
-    that append to the same table wait for each other. Rows that are there keep their text (CSV)
-    or their types (Parquet).
+    A file is replaced in one step, so that a reader never sees half a row, and processes that
+    append to the same file wait for each other. Rows that are there keep their text (CSV) or
+    their types (Parquet). A database takes each row in a transaction of its own.
 
     Parameters
     ----------
     path : str or Path
-        A ``.csv`` or ``.parquet`` file.
+        A ``.csv`` or ``.parquet`` file, or the URL of a database.
     run : Run
         The new row.
     extra : mapping, optional
@@ -623,10 +660,14 @@ def append_run(path: str | Path, run: Run, *, extra: Mapping[str, object] | None
     OSError
         If the disk refuses; the table is then as it was.
     """
-    path = Path(path)
     clash = sorted(COLUMNS.keys() & (extra or {}).keys())
     if clash:
         raise RunTableError(f"extra columns must not repeat declared ones: {', '.join(clash)}.")
+    if is_url(path):
+        from tunecast.models import database
+
+        return database.append(str(path), asdict(run), extra or {})
+    path = Path(path)
     row = {**asdict(run), **(extra or {})}
     append = {".csv": _append_csv, ".parquet": _append_parquet}.get(path.suffix.lower())
     if append is None:
