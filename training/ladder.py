@@ -223,12 +223,33 @@ def _load(path: str, name: str) -> Loaded:
             model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise TrainingError(
-            f"base model '{name}' cannot be loaded from '{path}': {reason}."
-        ) from error
+        raise _unloadable(path, name, error) from error
     context = getattr(model.config, "max_position_embeddings", None) or 10**9
     return Loaded(model, tokenizer, body_size(model), model.num_parameters(), int(context))
+
+
+@lru_cache
+def outline(path: str, name: str) -> Any:
+    """Return a model from its configuration alone, on the device ``meta``: shapes and no numbers.
+
+    Raises
+    ------
+    TrainingError
+        If transformers has no configuration there, in one sentence.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+    except (OSError, ValueError, ImportError) as error:
+        raise _unloadable(path, name, error) from error
+
+
+def _unloadable(path: str, name: str, error: Exception) -> TrainingError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return TrainingError(f"base model '{name}' cannot be loaded from '{path}': {reason}.")
 
 
 def body_size(model: Any) -> int:

@@ -187,7 +187,9 @@ class Tuned:
             self.model.save_pretrained(folder)
 
 
-def attach(base: Loaded, method: Method, *, seed: int = 0, device: str = "cpu") -> Tuned:
+def attach(
+    base: Loaded, method: Method, *, seed: int = 0, device: str = "cpu", spare: bool = False
+) -> Tuned:
     """Return a copy of a base model with a method attached, ready to train.
 
     Parameters
@@ -200,6 +202,8 @@ def attach(base: Loaded, method: Method, *, seed: int = 0, device: str = "cpu") 
         Of the adapter's initial values.
     device : str
         Where to put it. On a GPU a frozen base is kept in bfloat16.
+    spare : bool
+        Whether to use up the base instead of copying it.
 
     Raises
     ------
@@ -213,7 +217,7 @@ def attach(base: Loaded, method: Method, *, seed: int = 0, device: str = "cpu") 
         raise TrainingError(
             f"a prompt of {virtual} virtual tokens leaves no room in a context of {base.context}."
         )
-    model = copy.deepcopy(base.model).to(device)
+    model = (base.model if spare else copy.deepcopy(base.model)).to(device)
     config = method.config()
     if config is not None:
         if device == "cuda":

@@ -222,6 +222,53 @@ def batches(lengths: np.ndarray, size: int, seed: int, epoch: int) -> list[np.nd
     return [found[k] for k in rng.permutation(len(found))]
 
 
+# --------------------------------------------------------------------------- who does what
+
+
+class Alone:
+    """One process that makes a run by itself; `tunecast.training.sharded` has several."""
+
+    count = 1
+
+    def attach(self, base: Loaded, method: Method, *, seed: int, device: str) -> Tuned:
+        """Return a copy of a base model with a method attached, where training will be."""
+        return attach(base, method, seed=seed, device=device)
+
+    def share(self, items: Sequence[int]) -> Sequence[int]:
+        """Return which of some items this process takes: as many as every other."""
+        return items
+
+    def gather(self, values: np.ndarray, items: int) -> np.ndarray:
+        """Return what all processes have for their shares of ``items`` items, in their order."""
+        return values
+
+    def loss(self, nats: torch.Tensor, rows: torch.Tensor, items: int) -> tuple[torch.Tensor, float]:
+        """Return what to differentiate here, and the mean over all processes' tokens.
+
+        Parameters
+        ----------
+        nats : Tensor, shape (targets,)
+            Losses of the tokens of this process's share.
+        rows : Tensor of int64, shape (targets,)
+            To which item of the share each belongs.
+        items : int
+            Of all shares together.
+        """
+        mean = nats.mean()
+        return mean, mean.item()
+
+    def first(self, value: float) -> float:
+        """Return the value that the first process has."""
+        return value
+
+    def same(self, value: float) -> bool:
+        """Return whether all processes have one value."""
+        return True
+
+
+ALONE = Alone()
+
+
 # --------------------------------------------------------------------------- loss
 
 
@@ -234,7 +281,9 @@ def losses(tuned: Tuned, batch: Batch) -> torch.Tensor:
 
 
 @torch.no_grad()
-def evaluate(tuned: Tuned, examples: Sequence[Example], device: str) -> tuple[float, float]:
+def evaluate(
+    tuned: Tuned, examples: Sequence[Example], device: str, team: Alone = ALONE
+) -> tuple[float, float]:
     """Return the mean loss over target tokens and its standard error over examples.
 
     The error is that of a ratio of sums: tokens of one example are not independent.
@@ -246,16 +295,17 @@ def evaluate(tuned: Tuned, examples: Sequence[Example], device: str) -> tuple[fl
     """
     tuned.model.eval()
     order = sorted(range(len(examples)), key=lambda k: len(examples[k].ids))
+    mine = team.share(order)
     sums, counts = [], []
-    for start in range(0, len(order), EVALUATION_BATCH):
-        part = [examples[k] for k in order[start : start + EVALUATION_BATCH]]
+    for start in range(0, len(mine), EVALUATION_BATCH):
+        part = [examples[k] for k in mine[start : start + EVALUATION_BATCH]]
         batch = collate(part, device)
         total = torch.zeros(len(part), device=device, dtype=torch.float64)
         total.index_add_(0, batch.rows, losses(tuned, batch).double())
         sums.append(total.cpu().numpy())
         counts.append(np.array([example.targets for example in part]))
     tuned.model.train()
-    return ratio(np.concatenate(sums), np.concatenate(counts))
+    return ratio(*(team.gather(np.concatenate(parts), len(order)) for parts in (sums, counts)))
 
 
 def ratio(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
@@ -363,6 +413,7 @@ def train(
     device: str = "cpu",
     checkpoint: Path | None = None,
     save_every: float = SAVE_EVERY,
+    team: Alone = ALONE,
 ) -> Outcome:
     """Train and go back to the best checkpoint by dev loss.
 
@@ -385,6 +436,8 @@ def train(
         end. A run that went on from it equals an uninterrupted one.
     save_every : float
         Seconds between two states kept.
+    team : Alone
+        The processes that train together.
 
     Raises
     ------
@@ -394,7 +447,7 @@ def train(
     steps = budget.steps(len(examples))
     at = Progress()
     if steps == 0:
-        at.best_dev, _ = evaluate(tuned, dev, device)
+        at.best_dev, _ = evaluate(tuned, dev, device, team)
         return Outcome(at, 0, tuned)
     tuned.model.train()
     parameters = list(tuned.trainable.values())
@@ -404,16 +457,18 @@ def train(
     lengths = np.array([len(example.ids) for example in examples])
     measure = {math.ceil(steps * k / budget.evaluations) for k in range(1, budget.evaluations + 1)}
     best = [p.detach().clone() for p in parameters]
-    if checkpoint is not None and checkpoint.exists():
-        at, best = _restore(checkpoint, parameters, optimizer)
+    kept = _kept(checkpoint)
+    # A kill may have come between the first process's state and the last one's.
+    if team.same(0 if kept is None else kept["progress"]["step"]) and kept is not None:
+        at, best = _restore(kept, parameters, optimizer)
     saved = started = time.perf_counter() - at.seconds
     for batch_of in _from(at.step, lengths, budget, seed):
         if at.stale >= budget.patience:
             break
-        batch = collate([examples[k] for k in batch_of], device)
-        loss = losses(tuned, batch).mean()
-        if not math.isfinite(loss.item()):
-            raise Diverged(f"the training loss became {loss.item()} at step {at.step + 1}")
+        batch = collate([examples[k] for k in team.share(batch_of)], device)
+        loss, mean = team.loss(losses(tuned, batch), batch.rows, len(batch_of))
+        if not math.isfinite(mean):
+            raise Diverged(f"the training loss became {mean} at step {at.step + 1}")
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, budget.clip)
@@ -422,16 +477,18 @@ def train(
         optimizer.step()
         at.step += 1
         at.tokens += int(lengths[batch_of].sum())
-        at.flops += cost(len(batch_of), batch.ids.shape[1], len(batch.labels))
+        targets = sum(examples[k].targets for k in batch_of)
+        at.flops += cost(len(batch_of), int(lengths[batch_of].max()) - 1, targets)
         if at.step in measure:
-            dev_loss, _ = evaluate(tuned, dev, device)
+            dev_loss, _ = evaluate(tuned, dev, device, team)
             at.history.append((at.step, dev_loss))
             at.stale += 1
             if dev_loss < at.best_dev:
                 at.best_dev, at.best_step, at.stale = dev_loss, at.step, 0
                 best = [p.detach().clone() for p in parameters]
             at.seconds = time.perf_counter() - started
-            if checkpoint is not None and time.perf_counter() - saved >= save_every:
+            waited = team.first(time.perf_counter() - saved)
+            if checkpoint is not None and waited >= save_every:
                 _keep(checkpoint, at, best, parameters, optimizer)
                 saved = time.perf_counter()
     at.seconds = time.perf_counter() - started
@@ -468,10 +525,16 @@ def _keep(
     write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
+def _kept(path: Path | None) -> dict[str, Any] | None:
+    if path is None or not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    return state
+
+
 def _restore(
-    path: Path, parameters: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer
+    state: dict[str, Any], parameters: Sequence[torch.Tensor], optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, list[torch.Tensor]]:
-    state = torch.load(path, weights_only=True)
     with torch.no_grad():
         for parameter, value in zip(parameters, state["parameters"], strict=True):
             parameter.copy_(value)
@@ -494,14 +557,14 @@ class Result:
         Test loss in nats per target token and its standard error.
     columns : mapping
         Everything else that the row tells.
-    tuned : Tuned
-        The model at its best checkpoint.
+    tuned : Tuned or None
+        The model at its best checkpoint; None where no single process holds it.
     """
 
     loss: float
     loss_se: float
     columns: Mapping[str, object]
-    tuned: Tuned
+    tuned: Tuned | None
 
 
 def run(
@@ -515,6 +578,7 @@ def run(
     budget: Budget,
     checkpoint: Path | None = None,
     keep: Path | None = None,
+    team: Alone = ALONE,
 ) -> Result:
     """Make one run, its learning rate chosen by dev loss among candidates.
 
@@ -538,6 +602,8 @@ def run(
         Where an interrupted run left its state.
     keep : Path, optional
         Folder for the trained parameters; adapters are saved in PEFT's format.
+    team : Alone
+        The processes that make the run together.
 
     Raises
     ------
@@ -553,7 +619,7 @@ def run(
     chosen, reasons, spent = rates[0], [], 0
     tried = rates if examples else rates[:1]
     for rate in tried:
-        tuned = attach(base, method, seed=seed, device=device)
+        tuned = team.attach(base, method, seed=seed, device=device)
         file = None if checkpoint is None else checkpoint.with_suffix(f".{rate:g}.pt")
         try:
             outcome = train(
@@ -565,6 +631,7 @@ def run(
                 seed=seed,
                 device=device,
                 checkpoint=file,
+                team=team,
             )
         except Diverged as reason:
             if file is not None:
@@ -576,7 +643,7 @@ def run(
             best, chosen = outcome, rate
     if best is None:
         raise Diverged("; ".join(reasons))
-    loss, loss_se = evaluate(best.tuned, task.test, device)
+    loss, loss_se = evaluate(best.tuned, task.test, device, team)
     at = best.progress
     columns: dict[str, object] = {
         "dev_loss": at.best_dev,
@@ -594,7 +661,7 @@ def run(
         "train_tokens": at.tokens,
         "train_flops": at.flops,
         "search_flops": spent,
-        "gpu_seconds": round(at.seconds, 3),
+        "gpu_seconds": round(at.seconds * team.count, 3),
         "device": device,
         "test_examples": len(task.test),
     }

@@ -2,25 +2,25 @@
 
 Each worker is a process with one thread. It takes a cell, makes its runs one after the other and
 appends their rows itself, so that whatever stops the sweep costs no more than the runs under way;
-those keep their state too, if they are long, and go on from it.
+those keep their state too, if they are long, and go on from it. On Ray (`tunecast.training.cluster`)
+workers hand their rows to the one process that writes.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import math
 import multiprocessing
 import os
-import signal
-import sys
-import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -28,9 +28,26 @@ import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tunecast.models.files import default_cache
-from tunecast.models.runs import Run, RunTableError, append_run, read_runs
-from tunecast.training.ladder import BaseModel, Hub, Rung, best_device, load_base
+from tunecast.models.runs import (
+    Run,
+    RunTableError,
+    append_run,
+    has_runs,
+    is_url,
+    read_runs,
+    shown,
+)
+from tunecast.training.ladder import (
+    BaseModel,
+    Hub,
+    Rung,
+    best_device,
+    body_size,
+    load_base,
+    outline,
+)
 from tunecast.training.methods import FMT
+from tunecast.training.processes import obey_the_parent
 from tunecast.training.quality import scores
 from tunecast.training.recipes import Cell, Recipe
 from tunecast.training.run import (
@@ -44,6 +61,7 @@ from tunecast.training.run import (
     run,
     threads,
 )
+from tunecast.training.sharded import run_sharded
 from tunecast.training.tasks import TaskSource, TrainingError, load_task
 
 # The share of a matrix multiplication's speed that training reaches, where no row tells it.
@@ -73,7 +91,7 @@ class Job:
     at_edge: bool | None = None
 
 
-def jobs_of(recipe: Recipe, table: Path) -> list[Job]:
+def jobs_of(recipe: Recipe, table: str | Path) -> list[Job]:
     """Return what of a recipe the table does not hold, in the recipe's order."""
     done = rows_of(table)
     jobs = []
@@ -94,9 +112,9 @@ def jobs_of(recipe: Recipe, table: Path) -> list[Job]:
     return jobs
 
 
-def rows_of(table: Path) -> pd.DataFrame:
+def rows_of(table: str | Path) -> pd.DataFrame:
     """Return the rows of a table by run, none if there is no table yet."""
-    if not table.exists() or table.stat().st_size == 0:
+    if not has_runs(table):
         return pd.DataFrame(columns=["status", "train_flops", "gpu_seconds"])
     return read_runs(table).set_index("run_id")
 
@@ -175,21 +193,9 @@ def expected_flops(job: Job, budget: Budget) -> float:
     return float(each * example * shown * runs)
 
 
-@lru_cache
 def hub_size(base: Hub) -> int:
     """Return the parameters of a model of the hub from its configuration alone."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.path))
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or ["unknown"])[0].rstrip(".")
-        raise TrainingError(
-            f"base model '{base.name}' cannot be loaded from '{base.path}': {reason}."
-        ) from error
-    return int(model.num_parameters())
+    return int(outline(base.path, base.name).num_parameters())
 
 
 def speed(done: pd.DataFrame) -> float:
@@ -211,7 +217,7 @@ def speed(done: pd.DataFrame) -> float:
     return UTILISATION * 2 * side**3 * count / (time.perf_counter() - started)
 
 
-def forecast_cost(recipe: Recipe, table: Path, workers: int) -> pd.DataFrame:
+def forecast_cost(recipe: Recipe, table: str | Path, workers: int) -> pd.DataFrame:
     """Return the cells still to be run with the FLOP and seconds to expect.
 
     Returns
@@ -244,6 +250,28 @@ def forecast_cost(recipe: Recipe, table: Path, workers: int) -> pd.DataFrame:
 # --------------------------------------------------------------------------- in a worker
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all jobs of a sweep share.
+
+    Parameters
+    ----------
+    budget : Budget
+        Of every run.
+    table : str or Path
+        Where the rows go.
+    cache : Path
+        Folder of text, base models and interrupted runs.
+    shards : int
+        Processes, each with a GPU, that make a run together.
+    """
+
+    budget: Budget
+    table: str | Path
+    cache: Path
+    shards: int = 1
+
+
 @lru_cache(maxsize=8)
 def _encoded(task: TaskSource, base: BaseModel, budget: Budget, cache: Path) -> Encoded:
     return encode(load_task(task, cache), task, load_base(base, cache).tokenizer, budget)
@@ -257,23 +285,52 @@ def prepare(base: BaseModel, cells: Sequence[Cell], budget: Budget, cache: Path)
         check(loaded, _encoded(cell.task, base, budget, cache), cell.method, cell.examples)
 
 
-def in_worker(job: Job, budget: Budget, table: Path, cache: Path, marks: Path) -> list[str]:
+def in_worker(job: Job, setting: Setting, marks: Path) -> list[str]:
     """Do `work`, leaving a mark of the run under way that only a violent end leaves behind."""
     try:
-        return work(job, budget, table, cache, marks / str(os.getpid()))
+        return work(job, setting, marks / str(os.getpid()))
     except SystemExit:  # the pool would take it for an answer and begin the next job
         os._exit(1)
 
 
-def work(job: Job, budget: Budget, table: Path, cache: Path, mark: Path | None = None) -> list[str]:
-    """Make the runs of a job and append their rows; return the reasons of those that failed."""
-    threads(1)
+def work(job: Job, setting: Setting, mark: Path | None = None) -> list[str]:
+    """Make the runs of a job and append their rows; return what is to be said of the failed."""
     failures = []
+    for row, extra in rows_made(job, setting, mark):
+        append_run(setting.table, row, extra=extra)
+        failures += failure(row, extra)
+    return failures
+
+
+def identity(table: str | Path) -> str:
+    """Return what tells the interrupted runs of one table from those of others, no password."""
+    return shown(table) if is_url(table) else str(Path(table).resolve())
+
+
+def failure(row: Run, extra: Mapping[str, object]) -> list[str]:
+    """Return the sentence on a row that has no loss, none for one that has."""
+    return [] if row.status == "done" else [f"{row.run_id}: {extra['reason']}"]
+
+
+def rows_made(
+    job: Job, setting: Setting, mark: Path | None = None
+) -> Iterator[tuple[Run, dict[str, object]]]:
+    """Make the runs of a job and give the row of each, with its further columns, as it ends.
+
+    Parameters
+    ----------
+    job : Job
+        What to run.
+    setting : Setting
+        How; the table is not written.
+    mark : Path, optional
+        File in which to keep the name of the run under way.
+    """
+    threads(1)
     rates, candidates, at_edge = job.rates, job.candidates, job.at_edge
     for seed in job.seeds:
-        name = job.cell.run_id(seed)
-        with marked(mark, name):
-            result, status, reason = attempt(job.cell, seed, rates, budget, table, cache)
+        with marked(mark, job.cell.run_id(seed)):
+            result, status, reason = attempt(job.cell, seed, rates, setting)
         extra: dict[str, object] = {"reason": reason}
         if result is not None:
             extra |= result.columns
@@ -283,10 +340,7 @@ def work(job: Job, budget: Budget, table: Path, cache: Path, mark: Path | None =
                 rates = (float(str(result.columns["learning_rate"])),)
                 candidates = int(str(result.columns["rate_candidates"]))
                 at_edge = bool(result.columns["rate_at_edge"])
-        else:
-            failures.append(f"{name}: {reason}")
-        append_row(table, job.cell, seed, status, result, extra, cache)
-    return failures
+        yield row_of(job.cell, seed, status, result, extra)
 
 
 @contextmanager
@@ -303,16 +357,18 @@ def marked(mark: Path | None, name: str) -> Iterator[None]:
 
 
 def attempt(
-    cell: Cell, seed: int, rates: tuple[float, ...], budget: Budget, table: Path, cache: Path
+    cell: Cell, seed: int, rates: tuple[float, ...], setting: Setting
 ) -> tuple[Result | None, str, str]:
     """Make one run; return what it measured, its status and, if it failed, why."""
+    budget, cache = setting.budget, setting.cache
     # Whatever would make it another run, or the run of another sweep, is in the name of its state.
-    identity = repr((cell, seed, budget, str(table.resolve())))
-    state = cache / "running" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+    name = repr((cell, seed, budget, identity(setting.table)))
+    state = cache / "running" / hashlib.sha256(name.encode()).hexdigest()[:16]
+    make = run if setting.shards == 1 else partial(run_sharded, shards=setting.shards)
     try:
         base = load_base(cell.base, cache)
         task = _encoded(cell.task, cell.base, budget, cache)
-        result = run(
+        result = make(
             base,
             task,
             cell.method,
@@ -322,7 +378,7 @@ def attempt(
             budget=budget,
             checkpoint=state,
         )
-        if budget.generate:
+        if budget.generate and result.tuned is not None:
             found = scores(result.tuned, task, base.tokenizer, budget.generate, best_device())
             result = replace(result, columns={**result.columns, **found})
     except Diverged as error:
@@ -332,19 +388,17 @@ def attempt(
     return result, "done", ""
 
 
-def append_row(
-    table: Path,
+def row_of(
     cell: Cell,
     seed: int,
     status: str,
     result: Result | None,
     extra: Mapping[str, object],
-    cache: Path,
-) -> None:
-    """Append the row of one run."""
+) -> tuple[Run, dict[str, object]]:
+    """Return the row of one run and its further columns."""
     columns = dict(extra)
     base = cell.base
-    size = base.size if isinstance(base, Rung) else load_base(base, cache).size
+    size = base.size if isinstance(base, Rung) else body_size(outline(base.path, base.name))
     trained = columns.get("trainable_params")
     row = Run(
         run_id=cell.run_id(seed),
@@ -363,7 +417,7 @@ def append_row(
         train_flops=_number(columns.pop("train_flops", None)),
         gpu_seconds=_number(columns.pop("gpu_seconds", None)),
     )
-    append_run(table, row, extra=columns)
+    return row, columns
 
 
 def _number(value: object) -> float | None:
@@ -379,8 +433,9 @@ class Summary:
 
     Parameters
     ----------
-    made, skipped : int
-        Rows appended, and runs that the table held before.
+    made, skipped, elsewhere : int
+        Rows appended, runs that the table held before, and runs left to another sweep that makes
+        them at the time.
     failures : tuple of str
         Each failed or diverged run with its reason.
     seconds : float
@@ -389,24 +444,54 @@ class Summary:
 
     made: int
     skipped: int
+    elsewhere: int
     failures: tuple[str, ...]
     seconds: float
 
 
 @contextmanager
-def claimed(table: Path) -> Iterator[None]:
+def claimed(table: str | Path, cells: Sequence[str] = ()) -> Iterator[frozenset[str]]:
     """Keep other sweeps from a table; the claim ends with the process, however it ends.
+
+    A file, SQLite's too, belongs to one sweep. Several sweeps may write to a server, each its own
+    cells: those that another sweep makes at the time are not in what is given.
+
+    Parameters
+    ----------
+    table : str or Path
+        The run table.
+    cells : sequence of str
+        Names of the cells to make.
 
     Raises
     ------
     TrainingError
-        If another sweep has it, or the table cannot be written.
+        If another sweep has a file, or it cannot be written.
     """
+    if is_url(table):
+        from tunecast.models import database  # here, so that files need no SQLAlchemy
+
+        file = database.sqlite_file(str(table))
+        if file is None:
+            with database.claimed_of(str(table), cells) as granted:
+                yield granted
+            return
+    else:
+        file = Path(table)
+        if file.is_dir() or file.suffix.lower() not in (".csv", ".parquet"):
+            raise TrainingError(
+                f"'{table}' must be a .csv or .parquet file, or the URL of a database, to hold a "
+                "run table."
+            )
+    with _claimed_file(file):
+        yield frozenset(cells)
+
+
+@contextmanager
+def _claimed_file(table: Path) -> Iterator[None]:
     folder = table.resolve().parent
     if not folder.is_dir():
         raise TrainingError(f"'{table}' cannot be written: there is no folder '{folder}'.")
-    if table.is_dir() or table.suffix.lower() not in (".csv", ".parquet"):
-        raise TrainingError(f"'{table}' must be a .csv or .parquet file to hold a run table.")
     if table.exists() and not os.access(table, os.W_OK):
         raise TrainingError(f"'{table}' cannot be written: it is read-only.")
     try:
@@ -443,6 +528,13 @@ def sweep(
         Processes, each with one thread.
     cache : Path, optional
         Folder of text, base models and interrupted runs; by default `default_cache`.
+    ray : str, optional
+        Run on Ray: ``"local"`` for this machine, ``"auto"`` for the cluster that it belongs to, or
+        the cluster's address. All machines need this package, and the cache under the same path;
+        with a shared one a run goes on wherever it is tried again.
+    gpus : float, optional
+        GPUs of a run; by default one where there is one. Several share a run, its model and
+        optimizer cut into as many pieces; parts of one need Ray.
     progress : bool
         Show a bar with the time left.
 
@@ -451,60 +543,157 @@ def sweep(
     TrainingError
         If something cannot be run at all, before any run is made.
     """
-    table, cache = Path(table), cache or default_cache()
+    cache = cache or default_cache()
+    shards = _shards(workers, ray, gpus)
+    if shards > 1 and recipe.budget.generate:
+        raise TrainingError(f"recipe '{recipe.name}' generates text, which one GPU alone can do.")
+    started = time.perf_counter()
+    with claimed(table, [cell.run_id(0) for cell in recipe.cells]) as mine:
+        ours = [cell for cell in recipe.cells if cell.run_id(0) in mine]
+        elsewhere = len(recipe.cells) - len(ours)
+        jobs = jobs_of(replace(recipe, cells=tuple(ours)), table) if ours else []
+        runs = sum(len(job.seeds) for job in jobs)
+        skipped = len(ours) * len(recipe.seeds) - runs
+        setting = Setting(recipe.budget, table, cache, shards)
+        with bar(progress) as show:
+            if not jobs:
+                failures = []
+            elif ray is None:
+                failures = _make_here(jobs, recipe, setting, workers, show)
+            else:
+                failures = _make_on_ray(jobs, recipe, setting, workers, ray, gpus, show)
+    seconds = time.perf_counter() - started
+    return Summary(runs, skipped, elsewhere * len(recipe.seeds), tuple(failures), seconds)
+
+
+def _shards(workers: int, ray: str | None, gpus: float | None) -> int:
+    """Return into how many pieces a run's model is cut; refuse what cannot be had."""
     if workers < 1:
         raise TrainingError(f"a sweep needs at least one worker, not {workers}.")
-    started = time.perf_counter()
-    with claimed(table):
-        jobs = jobs_of(recipe, table)
-        runs = sum(len(job.seeds) for job in jobs)
-        skipped = len(recipe.cells) * len(recipe.seeds) - runs
-        failures: list[str] = []
-        while jobs:
-            (cache / "running").mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=cache / "running") as marks:
-                try:
-                    failures += _make(jobs, recipe, table, workers, cache, Path(marks), progress)
-                    break
-                except BrokenProcessPool:
-                    failures += _killed(jobs, recipe, table, cache, Path(marks))
-            jobs = jobs_of(recipe, table)
-    return Summary(runs, skipped, tuple(failures), time.perf_counter() - started)
+    if ray not in (None, "local") and workers > 1:
+        raise TrainingError("a Ray cluster decides itself how many workers there are.")
+    if gpus is None:
+        return 1
+    if not 0 <= gpus < math.inf or (gpus > 1 and gpus != int(gpus)):
+        raise TrainingError(f"a run takes a part of a GPU or a whole number of them, not {gpus:g}.")
+    if ray is None:
+        if gpus not in (0, 1) and (gpus < 1 or workers > 1):
+            raise TrainingError(
+                f"{workers} workers with {gpus:g} GPUs each have to be scheduled by Ray: add --ray."
+            )
+        if gpus > (here := gpus_here()):
+            raise TrainingError(f"a run asks for {gpus:g} GPUs, but this machine has {here}.")
+    return max(1, int(gpus))
 
 
-def _make(
-    jobs: Sequence[Job],
-    recipe: Recipe,
-    table: Path,
-    workers: int,
-    cache: Path,
-    marks: Path,
-    progress: bool,
+def gpus_here() -> int:
+    """Return how many GPUs this machine lets us see."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def _make_here(
+    jobs: Sequence[Job], recipe: Recipe, setting: Setting, workers: int, show: Progress
 ) -> list[str]:
-    """Make the runs of jobs and return what is to be said of those without a loss."""
+    """Make the runs of jobs on this machine; return what is to be said of those without a loss."""
+    failures: list[str] = []
+    (setting.cache / "running").mkdir(parents=True, exist_ok=True)
+    while jobs:
+        with TemporaryDirectory(dir=setting.cache / "running") as folder:
+            marks = Path(folder)
+            try:
+                with pool_of(workers) as pool:
+                    ready = [
+                        (pool.submit(prepare, *call), 1.0, 1) for call in preparations(jobs, setting)
+                    ]
+                    collect(ready, show, "base models")
+                    made = [
+                        (
+                            pool.submit(in_worker, job, setting, marks),
+                            expected_flops(job, setting.budget),
+                            len(job.seeds),
+                        )
+                        for job in jobs
+                    ]
+                    said = collect(made, show, "runs")
+                    return failures + [reason for reasons in said for reason in reasons]
+            except BrokenProcessPool:
+                failures += _killed(jobs, recipe, setting.table, marks)
+        jobs = _rest(jobs, recipe, setting.table)
+    return failures
+
+
+def preparations(
+    jobs: Sequence[Job], setting: Setting
+) -> list[tuple[BaseModel, list[Cell], Budget, Path]]:
+    """Return the arguments of `prepare` for each base model of some jobs."""
     by_base: dict[BaseModel, list[Cell]] = {}
     for job in jobs:
         by_base.setdefault(job.cell.base, []).append(job.cell)
-    with pool_of(workers) as pool, bar(progress) as show:
-        ready = [
-            (pool.submit(prepare, base, cells, recipe.budget, cache), 1.0, 1)
-            for base, cells in by_base.items()
-        ]
-        collect(ready, show, "base models")
-        made = [
-            (
-                pool.submit(in_worker, job, recipe.budget, table, cache, marks),
-                expected_flops(job, recipe.budget),
-                len(job.seeds),
-            )
-            for job in jobs
-        ]
-        return [reason for reasons in collect(made, show, "runs") for reason in reasons]
+    return [(base, cells, setting.budget, setting.cache) for base, cells in by_base.items()]
 
 
-def _killed(
-    jobs: Sequence[Job], recipe: Recipe, table: Path, cache: Path, marks: Path
+def _rest(jobs: Sequence[Job], recipe: Recipe, table: str | Path) -> list[Job]:
+    """Return what is left of jobs by now."""
+    return jobs_of(replace(recipe, cells=tuple(job.cell for job in jobs)), table)
+
+
+def _make_on_ray(
+    jobs: Sequence[Job],
+    recipe: Recipe,
+    setting: Setting,
+    workers: int,
+    address: str,
+    gpus: float | None,
+    show: Progress,
 ) -> list[str]:
+    """Make the runs of jobs on Ray and write the rows that come back."""
+    from tunecast.training import cluster
+
+    failures: list[str] = []
+    table = setting.table
+    remote = replace(setting, table=identity(table))
+    lost: Counter[str] = Counter()
+    with cluster.connected(address, workers):
+        each = cluster.gpus_for(gpus)
+        calls = preparations(jobs, remote)
+        line = show.add_task("base models", total=len(calls), done=0, all=len(calls))
+        for done, _ in enumerate(cluster.each_done(prepare, calls, each), start=1):
+            show.update(line, completed=done, done=done)
+        weights = {job.cell: expected_flops(job, setting.budget) / len(job.seeds) for job in jobs}
+        runs = sum(len(job.seeds) for job in jobs)
+        total = sum(weights[job.cell] * len(job.seeds) for job in jobs)
+        line = show.add_task("runs", total=total, done=0, all=runs)
+        streams = cluster.Streams(rows_made, each)
+        for job in jobs:
+            streams.add(job, job, remote)
+        made = 0
+        for job, item in streams:
+            given_up = isinstance(item, cluster.Lost)
+            if given_up:
+                if not (left := _rest([job], recipe, table)):
+                    continue
+                cell, seed = job.cell, left[0].seeds[0]
+                lost[cell.run_id(seed)] += 1
+                times = lost[cell.run_id(seed)]
+                if times < cluster.LOSSES:
+                    streams.add(left[0], left[0], remote)
+                    continue
+                reason = f"lost its worker {times} times ({item.reason})"
+                item = row_of(cell, seed, "failed", None, {"reason": reason})
+            row, extra = item
+            append_run(table, row, extra=extra)
+            failures += failure(row, extra)
+            made += 1
+            show.update(line, advance=weights[job.cell], done=made)
+            if given_up:
+                for rest in _rest([job], recipe, table):
+                    streams.add(rest, rest, remote)
+    return failures
+
+
+def _killed(jobs: Sequence[Job], recipe: Recipe, table: str | Path, marks: Path) -> list[str]:
     """Append a row for each run whose worker was killed, as the system does when memory is out.
 
     Raises
@@ -517,8 +706,9 @@ def _killed(
     found = []
     for cell, seed in ((job.cell, seed) for job in jobs for seed in job.seeds):
         if (name := cell.run_id(seed)) in names and name not in rows_of(table).index:
-            append_row(table, cell, seed, "failed", None, {"reason": reason}, cache)
-            found.append(f"{name}: {reason}")
+            row, extra = row_of(cell, seed, "failed", None, {"reason": reason})
+            append_run(table, row, extra=extra)
+            found += failure(row, extra)
     if not found:
         raise TrainingError(
             f"a worker of recipe '{recipe.name}' was killed while getting base models and text "
@@ -533,7 +723,7 @@ def pool_of(workers: int) -> Iterator[Executor]:
     # Forking a process that has used torch's threads can hang it.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_obey_the_parent, initargs=(os.getpid(),)
+        workers, mp_context=context, initializer=obey_the_parent, initargs=(os.getpid(),)
     )
     try:
         yield pool
@@ -544,21 +734,6 @@ def pool_of(workers: int) -> Iterator[Executor]:
             process.terminate()
         raise
     pool.shutdown()
-
-
-def _obey_the_parent(parent: int) -> None:
-    # Ctrl-C reaches every process of a terminal; the parent alone decides what it means. An exit
-    # rather than sudden death lets a worker clear away a file that it has half written.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    # A worker that outlived a killed sweep would write into the table of the next one.
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
 
 
 @contextmanager

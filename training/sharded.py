@@ -1,0 +1,248 @@
+"""One run by several processes, each with a GPU and a piece of every parameter (FSDP).
+
+The loop is that of `tunecast.training.run`: the same subset, batches, schedule and stopping. Each
+process takes its share of a batch, and gradients are means over the tokens of all shares, so that
+the losses are those of one process. Parameters, gradients and the optimizer are cut into as many
+pieces as there are processes (Zhao et al. 2023, arXiv:2304.11277); where there is a GPU a layer is
+put together in bfloat16, and the pieces stay in float32.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from tunecast.training.ladder import Loaded, best_device
+from tunecast.training.methods import Method, Tuned, attach
+from tunecast.training.processes import obey_the_parent
+from tunecast.training.run import Alone, Budget, Encoded, Result, run, threads
+
+GIVEN, GIVEN_MODEL, FOUND = "given.pickle", "model.pt", "found.pickle"
+
+
+class Whole(torch.nn.Module):
+    """A tuned model as one module, so that all its parameters are put together in one place.
+
+    Parameters
+    ----------
+    tuned : Tuned
+        Its logits are what the module gives.
+    """
+
+    def __init__(self, tuned: Tuned) -> None:
+        super().__init__()
+        self.model = tuned.model
+        self._tuned = tuned
+
+    def forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return `Tuned.logits`."""
+        return self._tuned.logits(ids, positions)
+
+
+class Sharded(Tuned):
+    """A tuned model of which this process holds a piece of every parameter.
+
+    Parameters
+    ----------
+    tuned : Tuned
+        The same in every process; it is used up.
+    device : str
+        Where the pieces go.
+    """
+
+    def __init__(self, tuned: Tuned, device: str) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        self.model, self.virtual, self.inner = tuned.model, tuned.virtual, tuned.inner
+        half = torch.bfloat16 if device == "cuda" else None
+        how: dict[str, Any] = {
+            "mesh": init_device_mesh(device, (dist.get_world_size(),)),
+            "mp_policy": MixedPrecisionPolicy(
+                param_dtype=half, reduce_dtype=None if half is None else torch.float32
+            ),
+        }
+        layers = set(getattr(self.inner, "_no_split_modules", None) or ())
+        for module in self.inner.modules():
+            if type(module).__name__ in layers:
+                fully_shard(module, **how)
+        self._whole = fully_shard(Whole(tuned), **how)
+
+    def logits(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return the logits of the next token at some positions; see `Tuned.logits`."""
+        logits: torch.Tensor = self._whole(ids, positions)
+        return logits
+
+
+class Ranks(Alone):
+    """This process among those that make a run together.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the base model is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.rank, self.count = dist.get_rank(), dist.get_world_size()
+        self.device = best_device()
+        self._folder = folder
+
+    def attach(self, base: Loaded, method: Method, *, seed: int, device: str) -> Tuned:
+        """Return this process's piece of a base model with a method attached."""
+        # From the file each time: its pages are shared by all processes until they are cut.
+        model = torch.load(self._folder / GIVEN_MODEL, mmap=True, weights_only=False)
+        tuned = attach(replace(base, model=model), method, seed=seed, spare=True)
+        return Sharded(tuned, device)
+
+    def share(self, items: Sequence[int]) -> Sequence[int]:
+        """Return every ``count``-th item; the last one is repeated until all have as many."""
+        each = -(-len(items) // self.count)
+        taken = range(self.rank, each * self.count, self.count)
+        return [items[min(k, len(items) - 1)] for k in taken]
+
+    def gather(self, values: np.ndarray, items: int) -> np.ndarray:
+        """Return what all processes have for their shares, repetitions left out."""
+        mine = torch.from_numpy(values).to(self.device)
+        parts = [torch.empty_like(mine) for _ in range(self.count)]
+        dist.all_gather(parts, mine)
+        return torch.stack(parts, dim=1).flatten()[:items].cpu().numpy()
+
+    def loss(self, nats: torch.Tensor, rows: torch.Tensor, items: int) -> tuple[torch.Tensor, float]:
+        """Return what to differentiate here, and the mean over all processes' tokens."""
+        counts = rows < len(range(self.rank, items, self.count))  # a repetition does not count
+        total = (nats * counts).sum()
+        both = torch.stack([total.detach().double(), counts.sum().double()])
+        dist.all_reduce(both)
+        # Gradients are divided by the number of processes when they are added up.
+        return total * (self.count / both[1].item()), (both[0] / both[1]).item()
+
+    def first(self, value: float) -> float:
+        """Return the value that the first process has."""
+        told = torch.tensor([value], dtype=torch.float64, device=self.device)
+        dist.broadcast(told, src=0)
+        return told.item()
+
+    def same(self, value: float) -> bool:
+        """Return whether all processes have one value."""
+        least_most = torch.tensor([value, -value], dtype=torch.float64, device=self.device)
+        dist.all_reduce(least_most, op=dist.ReduceOp.MIN)
+        return bool(least_most[0] == -least_most[1])
+
+
+def run_sharded(
+    base: Loaded,
+    task: Encoded,
+    method: Method,
+    *,
+    examples: int,
+    rates: Sequence[float],
+    seed: int,
+    budget: Budget,
+    shards: int,
+    checkpoint: Path | None = None,
+) -> Result:
+    """Make one run in several new processes of this machine.
+
+    Parameters
+    ----------
+    base, task, method, examples, rates, seed, budget, checkpoint
+        As of `tunecast.training.run.run`. Each process keeps a state of its own.
+    shards : int
+        How many processes; as many GPUs, or none.
+
+    Returns
+    -------
+    Result
+        Without a model: no process holds all of it.
+
+    Raises
+    ------
+    TrainingError, Diverged
+        As `tunecast.training.run.run` does.
+    RuntimeError
+        If a process is killed.
+    """
+    from torch.multiprocessing import ProcessExitedException, start_processes
+
+    at = None if checkpoint is None else checkpoint.parent
+    if at is not None:
+        at.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=at) as name:
+        folder = Path(name)
+        torch.save(base.model, folder / GIVEN_MODEL)
+        asked = {
+            "examples": examples,
+            "rates": tuple(rates),
+            "seed": seed,
+            "budget": budget,
+            "checkpoint": checkpoint,
+        }
+        given = (replace(base, model=None), task, method, asked)
+        (folder / GIVEN).write_bytes(pickle.dumps(given))
+        group = start_processes(
+            _rank, (shards, folder, os.getpid()), nprocs=shards, join=False, start_method="spawn"
+        )
+        try:
+            while not group.join():
+                pass
+        except ProcessExitedException as error:
+            raise _first_error(folder) or RuntimeError(
+                f"process {error.error_index + 1} of {shards} was killed by the system, as it does "
+                "when out of memory"
+            ) from None
+        except BaseException:
+            for process in group.processes:
+                process.kill()
+            raise
+        loss, loss_se, columns = pickle.loads((folder / FOUND).read_bytes())
+    return Result(loss, loss_se, columns, None)
+
+
+def _first_error(folder: Path) -> Exception | None:
+    """Return what went wrong first: the other processes only lost their connection to it."""
+    files = sorted(folder.glob("error-*"), key=lambda file: file.stat().st_mtime_ns)
+    if not files:
+        return None
+    error: Exception = pickle.loads(files[0].read_bytes())
+    return error
+
+
+def _rank(rank: int, count: int, folder: Path, parent: int) -> None:
+    """Make the run as one of ``count`` processes."""
+    obey_the_parent(parent)
+    threads(1)
+    cuda = best_device() == "cuda"
+    if cuda:
+        torch.cuda.set_device(rank)
+    dist.init_process_group(
+        "nccl" if cuda else "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=count
+    )
+    base, task, method, asked = pickle.loads((folder / GIVEN).read_bytes())
+    if (state := asked.pop("checkpoint")) is not None:
+        state = state.with_name(f"{state.name}-{rank}-of-{count}")
+    try:
+        result = run(base, task, method, **asked, checkpoint=state, team=Ranks(folder))
+    except Exception as error:
+        try:
+            told = pickle.dumps(error)
+        except Exception:  # some libraries raise what cannot be sent
+            told = pickle.dumps(RuntimeError(str(error)))
+        temporary = folder / f"telling-{rank}"
+        temporary.write_bytes(told)
+        temporary.rename(folder / f"error-{rank}")
+        # The others wait for this process, and it for them: nobody can end in good order.
+        os._exit(1)
+    if rank == 0:
+        (folder / FOUND).write_bytes(pickle.dumps((result.loss, result.loss_se, dict(result.columns))))
+    dist.barrier()
+    dist.destroy_process_group()
