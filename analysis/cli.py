@@ -101,7 +101,10 @@ def _say(line: str) -> None:
 # --------------------------------------------------------------------------- options
 
 Runs = Annotated[
-    list[str], typer.Argument(help="Run tables: CSV, Parquet, or an embedded one such as ladder.")
+    list[str],
+    typer.Argument(
+        help="Run tables: CSV, Parquet, the URL of a database, or an embedded one such as ladder."
+    ),
 ]
 FitFile = Annotated[Path, typer.Argument(metavar="FIT.nc", help="A fit, saved by 'tunecast fit'.")]
 Law = Annotated[str, typer.Option(help="rectified, multiplicative, additive, power, or auto.")]
@@ -526,7 +529,10 @@ def sweep(
         str, typer.Argument(help="A recipe: tiny, ladder, zhang2024, or FILE.py:function.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="RUNS", help="The run table to extend.")
+        str,
+        typer.Option(
+            "--output", "-o", metavar="RUNS", help="The run table to extend: a file or a URL."
+        ),
     ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be run and what it costs.")
@@ -534,6 +540,19 @@ def sweep(
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that run side by side, one thread each.")
     ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Run on Ray: local, auto for this machine's cluster, HOST:PORT."
+        ),
+    ] = None,
+    gpus_per_run: Annotated[
+        float | None,
+        typer.Option(
+            help="Several GPUs share a run; with --ray, runs share one GPU where it is below 1.",
+            show_default="1 where there is one",
+        ),
+    ] = None,
     plan: Annotated[
         Path | None,
         typer.Option(metavar="PLAN.csv", help="Run these cells of the recipe alone."),
@@ -541,8 +560,9 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune what a recipe asks for and append a row for each run."""
-    _require_training()
+    _require_training(ray)
     from tunecast.analysis.tables import show
+    from tunecast.models.runs import shown
     from tunecast.training.recipes import find_recipe
     from tunecast.training.sweep import forecast_cost, planned
     from tunecast.training.sweep import sweep as make_runs
@@ -561,16 +581,19 @@ def sweep(
             f"{_duration(total['seconds'])}; base models that are not there yet come on top."
         )
         return
-    found = make_runs(made, output, workers=workers, progress=_shows(quiet))
+    found = make_runs(
+        made, output, workers=workers, ray=ray, gpus=gpus_per_run, progress=_shows(quiet)
+    )
     for failure in found.failures:
         _say(failure)
+    elsewhere = f", {found.elsewhere} are another sweep's" if found.elsewhere else ""
     _say(
-        f"{output}: {found.made} runs made in {_duration(found.seconds)}, "
-        f"{len(found.failures)} of them without a loss; {found.skipped} were there."
+        f"{shown(output)}: {found.made} runs made in {_duration(found.seconds)}, "
+        f"{len(found.failures)} of them without a loss; {found.skipped} were there{elsewhere}."
     )
 
 
-def _require_training() -> None:
+def _require_training(ray: str | None) -> None:
     """Refuse, in one sentence, what needs packages that are not installed."""
     from importlib.util import find_spec
 
@@ -579,6 +602,8 @@ def _require_training() -> None:
     wanted = ("torch", "transformers", "peft", "tokenizers")
     if missing := [name for name in wanted if find_spec(name) is None]:
         raise TableError(f"sweep needs {missing[0]}: pip install 'tunecast[train]'.")
+    if ray is not None and find_spec("ray") is None:
+        raise TableError("sweep --ray needs ray: pip install 'tunecast[cluster]'.")
 
 
 def _duration(seconds: float) -> str:

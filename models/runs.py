@@ -321,9 +321,7 @@ def _load(source: str | Path, **csv_options: Any) -> pd.DataFrame:
         raise RunTableError(f"'{source}' has rows with more fields than its header.") from None
     except Exception as error:  # pyarrow alone has a dozen types for a file that is not Parquet
         suffix = path.suffix[1:]
-        raise RunTableError(
-            f"'{source}' cannot be read as {suffix}: {one_line(error)}."
-        ) from error
+        raise RunTableError(f"'{source}' cannot be read as {suffix}: {one_line(error)}.") from error
 
 
 def one_line(error: BaseException) -> str:

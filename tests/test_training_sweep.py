@@ -25,7 +25,15 @@ from tunecast.training.ladder import Hub
 from tunecast.training.methods import FMT, LoRA, Prompt
 from tunecast.training.recipes import Recipe, find_recipe, grid, ladder, tiny, zhang2024
 from tunecast.training.run import Budget
-from tunecast.training.sweep import claimed, forecast_cost, jobs_of, planned, sweep, work
+from tunecast.training.sweep import (
+    Setting,
+    claimed,
+    forecast_cost,
+    jobs_of,
+    planned,
+    sweep,
+    work,
+)
 from tunecast.training.tasks import TaskSource, TrainingError
 
 METHODS = (FMT(), LoRA(rank=2), Prompt(length=3))
@@ -47,7 +55,7 @@ def recipe(small_base: Hub, words_task: TaskSource) -> Recipe:
 def all_of(recipe: Recipe, table: Path, cache: Path) -> pd.DataFrame:
     """Run a recipe in this process."""
     for job in jobs_of(recipe, table):
-        work(job, recipe.budget, table, cache)
+        work(job, Setting(recipe.budget, table, cache))
     return read_runs(table)
 
 
@@ -191,8 +199,8 @@ def test_a_table_belongs_to_one_sweep_at_a_time(recipe: Recipe, tmp_path: Path) 
     ("name", "sentence"),
     [
         ("none/runs.csv", "cannot be written: there is no folder"),
-        ("runs.txt", "must be a .csv or .parquet file"),
-        (".", "must be a .csv or .parquet file"),
+        ("runs.txt", "must be a .csv or .parquet file, or the URL"),
+        (".", "must be a .csv or .parquet file, or the URL"),
     ],
 )
 def test_a_table_that_cannot_be_written_is_said_at_once(
@@ -304,7 +312,7 @@ def test_the_cost_is_about_what_is_said(recipe: Recipe, tmp_path: Path) -> None:
     expected = forecast_cost(recipe, table, 1)
     assert expected["runs"].sum() == 12
     assert (expected["seconds"] > 0).all()
-    work(jobs_of(recipe, table)[0], recipe.budget, table, tmp_path)
+    work(jobs_of(recipe, table)[0], Setting(recipe.budget, table, tmp_path))
     rest = forecast_cost(recipe, table, 2)
     assert rest["runs"].sum() == 10
     row = read_runs(table)

@@ -21,7 +21,7 @@ try:
     import ray
     from ray.exceptions import RayError, RayTaskError
 except ImportError:
-    raise TrainingError("sweep --ray needs ray: pip install 'tunecast[cluster]'.") from None
+    raise TrainingError("a sweep on Ray needs ray: pip install 'tunecast[cluster]'.") from None
 
 LOCAL = "local"
 # Workers that one run may lose before it is given up: machines of a cluster come and go, but a run
@@ -48,6 +48,8 @@ class Lost:
 def connected(address: str, workers: int) -> Iterator[None]:
     """Connect to a cluster, or start Ray on this machine, and let go of it in the end.
 
+    A process that is connected already stays so, whatever the address.
+
     Parameters
     ----------
     address : str
@@ -60,6 +62,9 @@ def connected(address: str, workers: int) -> Iterator[None]:
     TrainingError
         If there is no such cluster.
     """
+    if ray.is_initialized():
+        yield
+        return
     if address.startswith("ray://"):
         raise TrainingError(
             f"'{address}' is the address of a Ray client, which cannot stream rows; run the sweep "
@@ -73,7 +78,9 @@ def connected(address: str, workers: int) -> Iterator[None]:
             raise TrainingError(f"no Ray cluster answers at '{address}'.") from None
     elif address not in (LOCAL, "auto"):
         raise TrainingError(f"'{address}' is no address of Ray; give local, auto or HOST:PORT.")
-    here = {"num_cpus": workers, "include_dashboard": False} if address == LOCAL else {}
+    here: dict[str, Any] = (
+        {"num_cpus": workers, "include_dashboard": False} if address == LOCAL else {}
+    )
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here)
     except ConnectionError:
@@ -92,7 +99,7 @@ def gpus_for(asked: float | None) -> float:
     TrainingError
         If no machine of the cluster has so many.
     """
-    most = max((node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"]))
+    most = max(node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"])
     if asked is None:
         return min(1.0, most)
     if asked > most:
@@ -138,9 +145,9 @@ class Streams:
     """
 
     def __init__(self, work: Callable[..., Iterable[object]], gpus: float) -> None:
-        self._task = ray.remote(
-            num_cpus=1, num_gpus=gpus, max_retries=0, num_returns="streaming"
-        )(work)
+        self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0, num_returns="streaming")(
+            work
+        )
         self._pending: dict[Any, Any] = {}
 
     def add(self, key: object, *arguments: object) -> None:
@@ -156,7 +163,8 @@ class Streams:
             What the generator raises.
         """
         while self._pending:
-            (stream, *_), _ = ray.wait(list(self._pending))
+            ready, _ = ray.wait(list(self._pending))
+            stream: Any = ready[0]
             try:
                 with _explained():
                     item = ray.get(next(stream))

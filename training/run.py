@@ -234,7 +234,7 @@ class Alone:
         """Return a copy of a base model with a method attached, where training will be."""
         return attach(base, method, seed=seed, device=device)
 
-    def share(self, items: Sequence[int]) -> Sequence[int]:
+    def share(self, items: Sequence[int] | np.ndarray) -> Sequence[int] | np.ndarray:
         """Return which of some items this process takes: as many as every other."""
         return items
 
@@ -242,7 +242,9 @@ class Alone:
         """Return what all processes have for their shares of ``items`` items, in their order."""
         return values
 
-    def loss(self, nats: torch.Tensor, rows: torch.Tensor, items: int) -> tuple[torch.Tensor, float]:
+    def loss(
+        self, nats: torch.Tensor, rows: torch.Tensor, items: int
+    ) -> tuple[torch.Tensor, float]:
         """Return what to differentiate here, and the mean over all processes' tokens.
 
         Parameters

@@ -75,7 +75,7 @@ class Sharded(Tuned):
         for module in self.inner.modules():
             if type(module).__name__ in layers:
                 fully_shard(module, **how)
-        self._whole = fully_shard(Whole(tuned), **how)
+        self._whole: Any = fully_shard(Whole(tuned), **how)
 
     def logits(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Return the logits of the next token at some positions; see `Tuned.logits`."""
@@ -84,7 +84,7 @@ class Sharded(Tuned):
 
 
 class Ranks(Alone):
-    """This process among those that make a run together.
+    """One process, this one, among those that make a run together.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class Ranks(Alone):
         tuned = attach(replace(base, model=model), method, seed=seed, spare=True)
         return Sharded(tuned, device)
 
-    def share(self, items: Sequence[int]) -> Sequence[int]:
+    def share(self, items: Sequence[int] | np.ndarray) -> list[int]:
         """Return every ``count``-th item; the last one is repeated until all have as many."""
         each = -(-len(items) // self.count)
         taken = range(self.rank, each * self.count, self.count)
@@ -117,7 +117,9 @@ class Ranks(Alone):
         dist.all_gather(parts, mine)
         return torch.stack(parts, dim=1).flatten()[:items].cpu().numpy()
 
-    def loss(self, nats: torch.Tensor, rows: torch.Tensor, items: int) -> tuple[torch.Tensor, float]:
+    def loss(
+        self, nats: torch.Tensor, rows: torch.Tensor, items: int
+    ) -> tuple[torch.Tensor, float]:
         """Return what to differentiate here, and the mean over all processes' tokens."""
         counts = rows < len(range(self.rank, items, self.count))  # a repetition does not count
         total = (nats * counts).sum()
@@ -243,6 +245,8 @@ def _rank(rank: int, count: int, folder: Path, parent: int) -> None:
         # The others wait for this process, and it for them: nobody can end in good order.
         os._exit(1)
     if rank == 0:
-        (folder / FOUND).write_bytes(pickle.dumps((result.loss, result.loss_se, dict(result.columns))))
+        (folder / FOUND).write_bytes(
+            pickle.dumps((result.loss, result.loss_se, dict(result.columns)))
+        )
     dist.barrier()
     dist.destroy_process_group()

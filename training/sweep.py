@@ -2,8 +2,8 @@
 
 Each worker is a process with one thread. It takes a cell, makes its runs one after the other and
 appends their rows itself, so that whatever stops the sweep costs no more than the runs under way;
-those keep their state too, if they are long, and go on from it. On Ray (`tunecast.training.cluster`)
-workers hand their rows to the one process that writes.
+those keep their state too, if they are long, and go on from it. On Ray
+(`tunecast.training.cluster`) workers hand their rows to the one process that writes.
 """
 
 from __future__ import annotations
@@ -469,11 +469,12 @@ def claimed(table: str | Path, cells: Sequence[str] = ()) -> Iterator[frozenset[
         If another sweep has a file, or it cannot be written.
     """
     if is_url(table):
-        from tunecast.models import database  # here, so that files need no SQLAlchemy
+        # Here, so that files need no SQLAlchemy.
+        from tunecast.models.database import claimed_of, sqlite_file
 
-        file = database.sqlite_file(str(table))
+        file = sqlite_file(str(table))
         if file is None:
-            with database.claimed_of(str(table), cells) as granted:
+            with claimed_of(str(table), cells) as granted:
                 yield granted
             return
     else:
@@ -513,6 +514,8 @@ def sweep(
     table: str | Path,
     *,
     workers: int = 1,
+    ray: str | None = None,
+    gpus: float | None = None,
     cache: Path | None = None,
     progress: bool = False,
 ) -> Summary:
@@ -523,11 +526,9 @@ def sweep(
     recipe : Recipe
         What to run.
     table : str or Path
-        CSV or Parquet file; it need not exist.
+        CSV or Parquet file, or the URL of a database; it need not exist.
     workers : int
         Processes, each with one thread.
-    cache : Path, optional
-        Folder of text, base models and interrupted runs; by default `default_cache`.
     ray : str, optional
         Run on Ray: ``"local"`` for this machine, ``"auto"`` for the cluster that it belongs to, or
         the cluster's address. All machines need this package, and the cache under the same path;
@@ -535,6 +536,8 @@ def sweep(
     gpus : float, optional
         GPUs of a run; by default one where there is one. Several share a run, its model and
         optimizer cut into as many pieces; parts of one need Ray.
+    cache : Path, optional
+        Folder of text, base models and interrupted runs; by default `default_cache`.
     progress : bool
         Show a bar with the time left.
 
@@ -605,7 +608,8 @@ def _make_here(
             try:
                 with pool_of(workers) as pool:
                     ready = [
-                        (pool.submit(prepare, *call), 1.0, 1) for call in preparations(jobs, setting)
+                        (pool.submit(prepare, *call), 1.0, 1)
+                        for call in preparations(jobs, setting)
                     ]
                     collect(ready, show, "base models")
                     made = [
