@@ -11,7 +11,7 @@ INSTALL := $(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check 
 
 help:
 	@echo "make forecast    set up .venv, fit the embedded runs, write forecasts/"
-	@echo "make test        lint, type check and test (also installs the dev and train extras)"
+	@echo "make test        lint, type check and test (also installs all extras but benchmark)"
 	@echo "make slow        the tests that sample or train for minutes"
 	@echo "make lint        ruff and mypy only"
 	@echo "make benchmarks  how to run the comparisons with other packages"
@@ -51,7 +51,7 @@ clean:
 	@touch $@
 
 .venv/.dev: pyproject.toml .venv/.modelling
-	$(INSTALL) '.[dev,train]'
+	$(INSTALL) '.[dev,train,cluster,database]'
 	@touch $@
 
 # Looked at every time but renewed only if the environment is missing, broken, or made for another

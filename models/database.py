@@ -200,9 +200,9 @@ def _make(engine: sa.Engine) -> None:
 
 
 def _plain(value: object) -> object:
-    """Return what JSON has for a value: text for what it does not know, null for no number."""
+    """Return what JSON has for a value: text for what it does not know, null for an empty one."""
     value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, float) and value != value:
+    if value == "" or (isinstance(value, float) and value != value):
         return None
     return value if isinstance(value, bool | int | float | str | None) else str(value)
 

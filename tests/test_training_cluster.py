@@ -1,6 +1,9 @@
 """Sweeps on Ray: rows come back once, whatever happens to the machines."""
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -44,8 +47,11 @@ def recipe(small_base: Hub, words_task: TaskSource) -> Recipe:
 
 @pytest.fixture(scope="module")
 def on_ray() -> Iterator[None]:
+    """Ray on this machine, with a GPU that is not there."""
+    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
     with connected("local", 2):
         yield
+    ray.shutdown()
 
 
 def task() -> Any:
@@ -87,10 +93,35 @@ def test_an_error_comes_back_as_it_was_raised(on_ray: None) -> None:
         list(streams)
 
 
-def test_a_run_takes_no_more_gpus_than_a_machine_has(on_ray: None) -> None:
-    assert gpus_for(None) == 0
-    with pytest.raises(TrainingError, match=r"asks for 0\.5 GPUs, but no machine .* more than 0"):
-        gpus_for(0.5)
+def test_runs_share_a_gpu_or_wait_for_it(on_ray: None) -> None:
+    assert gpus_for(None) == 1
+    assert gpus_for(0.5) == 0.5
+    with pytest.raises(TrainingError, match=r"asks for 2 GPUs, but no machine .* more than 1\."):
+        gpus_for(2)
+
+    def seen() -> Iterator[tuple[str, float, float]]:
+        import os
+        import time
+
+        came = time.time()
+        time.sleep(1)
+        yield os.environ["CUDA_VISIBLE_DEVICES"], came, time.time()
+
+    for gpus, together in ((0.5, True), (1, False)):
+        streams = Streams(seen, gpus)
+        for k in range(2):
+            streams.add(k)
+        (gpu, a, b), (other, c, d) = (item for _, item in streams)
+        assert gpu == other == "0"
+        assert (max(a, c) < min(b, d)) == together
+
+
+def test_ray_that_was_begun_here_ends_here() -> None:
+    ray.shutdown()
+    with connected("local", 1):
+        assert ray.cluster_resources()["CPU"] == 1
+        assert gpus_for(None) == 0
+    assert not ray.is_initialized()
 
 
 # --------------------------------------------------------------------------- sweeps
@@ -189,6 +220,46 @@ def test_a_machine_lost_in_mid_run_costs_no_row(
         machines.shutdown()
     assert len(begun) > len(recipe.cells), "no run was lost, so nothing was tested"
     assert (found.made, found.failures) == (8, ())
+    pd.testing.assert_frame_equal(without_times(table), expected)
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_after_its_own_death(recipe: Recipe, tmp_path: Path) -> None:
+    """The cluster lives on; the runs of the dead sweep end with it, and its rows are there."""
+    recipe, table = long(recipe), tmp_path / "runs.csv"
+    expected = made_here(recipe, tmp_path)
+    (tmp_path / "recipe.py").write_text(
+        "from tunecast.training.ladder import Hub\n"
+        "from tunecast.training.methods import FMT, LoRA\n"
+        "from tunecast.training.recipes import Cell, Recipe\n"
+        "from tunecast.training.run import Budget\n"
+        "from tunecast.training.tasks import TaskSource\n"
+        f"def recipe():\n    return {recipe!r}\n"
+    )
+    ray.shutdown()
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    command = [
+        sys.executable,
+        "-m",
+        "tunecast.analysis.cli",
+        "sweep",
+        f"{tmp_path}/recipe.py:recipe",
+    ]
+    command += ["-o", str(table), "--ray", machines.address]
+    environment = {**os.environ, "TUNECAST_CACHE": str(tmp_path)}
+    try:
+        first = subprocess.Popen(command, env=environment)
+        deadline = time.monotonic() + 120
+        while not table.exists() or len(read_runs(table)) < 2:
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        first.kill()
+        first.wait(30)
+        assert len(read_runs(table)) < 8
+        subprocess.run(command, env=environment, check=True)
+    finally:
+        machines.shutdown()
     pd.testing.assert_frame_equal(without_times(table), expected)
 
 

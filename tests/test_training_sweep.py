@@ -19,7 +19,7 @@ pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
 from tunecast.analysis import cli
-from tunecast.models.runs import read_runs
+from tunecast.models.runs import digest, read_runs
 from tunecast.training import sweep as sweeps
 from tunecast.training.ladder import Hub
 from tunecast.training.methods import FMT, LoRA, Prompt
@@ -52,7 +52,7 @@ def recipe(small_base: Hub, words_task: TaskSource) -> Recipe:
     )
 
 
-def all_of(recipe: Recipe, table: Path, cache: Path) -> pd.DataFrame:
+def all_of(recipe: Recipe, table: str | Path, cache: Path) -> pd.DataFrame:
     """Run a recipe in this process."""
     for job in jobs_of(recipe, table):
         work(job, Setting(recipe.budget, table, cache))
@@ -154,6 +154,26 @@ def test_a_killed_worker_costs_its_run_alone(
     assert "out of memory" in str(rows.at["bomb", "reason"])
     assert len(found.failures) == 1
     assert not list((tmp_path / "running").iterdir())
+
+
+# --------------------------------------------------------------------------- into a database
+
+
+def test_a_sweep_fills_a_database_and_goes_on_from_it(recipe: Recipe, tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy")
+    url = f"sqlite:///{tmp_path}/runs.db"
+    few = replace(recipe, cells=recipe.cells[:3], seeds=(0,))
+    assert len(all_of(few, url, tmp_path)) == 3
+    found = sweep(replace(few, seeds=(0, 1)), url, cache=tmp_path)
+    assert (found.made, found.skipped, found.elsewhere) == (3, 3, 0)
+    table = tmp_path / "runs.csv"
+    expected = all_of(replace(few, seeds=(0, 1)), table, tmp_path)
+    timing = ["gpu_seconds", "search_flops"]  # a rate that is known is not searched again
+    rows = read_runs(url)
+    assert list(rows.columns) == list(expected.columns)
+    assert digest(rows.drop(columns=timing)) == digest(expected.drop(columns=timing))
+    with claimed(url), pytest.raises(TrainingError, match="another sweep is writing"):
+        sweep(recipe, url, cache=tmp_path)
 
 
 # --------------------------------------------------------------------------- before anything is run

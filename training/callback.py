@@ -30,7 +30,7 @@ class RunTableCallback(TrainerCallback):
     Parameters
     ----------
     table : str or Path
-        The run table.
+        The run table: a file, or the URL of a database.
     task : str
         The ``task`` column.
     test : iterable of dict of Tensor
@@ -59,7 +59,7 @@ class RunTableCallback(TrainerCallback):
         finetune_examples: int | None = None,
         extra: Mapping[str, object] | None = None,
     ) -> None:
-        self.table = Path(table)
+        self.table = table
         self.task = task
         self.test = test
         self.run_id = run_id

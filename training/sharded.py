@@ -67,6 +67,9 @@ class Sharded(Tuned):
         half = torch.bfloat16 if device == "cuda" else None
         how: dict[str, Any] = {
             "mesh": init_device_mesh(device, (dist.get_world_size(),)),
+            # Else the outermost module would keep what it has put together, and what is copied
+            # into the pieces afterwards, such as the best checkpoint, would not be seen.
+            "reshard_after_forward": True,
             "mp_policy": MixedPrecisionPolicy(
                 param_dtype=half, reduce_dtype=None if half is None else torch.float32
             ),
