@@ -116,14 +116,6 @@ def test_runs_share_a_gpu_or_wait_for_it(on_ray: None) -> None:
         assert (max(a, c) < min(b, d)) == together
 
 
-def test_ray_that_was_begun_here_ends_here() -> None:
-    ray.shutdown()
-    with connected("local", 1):
-        assert ray.cluster_resources()["CPU"] == 1
-        assert gpus_for(None) == 0
-    assert not ray.is_initialized()
-
-
 # --------------------------------------------------------------------------- sweeps
 
 
@@ -210,7 +202,7 @@ def test_a_machine_lost_in_mid_run_costs_no_row(
             time.sleep(0.05)
         machines.remove_node(doomed, allow_graceful=False)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     try:
         killer.start()
         found = sweep(recipe, table, ray=machines.address, cache=tmp_path)
@@ -261,6 +253,17 @@ def test_a_sweep_goes_on_after_its_own_death(recipe: Recipe, tmp_path: Path) -> 
     finally:
         machines.shutdown()
     pd.testing.assert_frame_equal(without_times(table), expected)
+
+
+# --------------------------------------------------------------------------- Ray of its own
+
+
+def test_ray_that_was_begun_here_ends_here() -> None:
+    ray.shutdown()
+    with connected("local", 1):
+        assert ray.cluster_resources()["CPU"] == 1
+        assert gpus_for(None) == 0
+    assert not ray.is_initialized()
 
 
 # --------------------------------------------------------------------------- the command line

@@ -173,7 +173,8 @@ def test_a_resumed_run_in_pieces_equals_an_uninterrupted_one(
     def trained(**change: Any) -> runs.Outcome:
         tuned = ranks.attach(base, method, seed=3, device="cpu")
         rate = RATES[method.label][0]
-        examples, fixed = list(task.train[:EXAMPLES]), {"seed": 1, "save_every": 0.0, "team": ranks}
+        examples = list(task.train[:EXAMPLES])
+        fixed: dict[str, Any] = {"seed": 1, "save_every": 0.0, "team": ranks}
         return train(tuned, examples, task.dev, BUDGET, rate=rate, **fixed, **change)
 
     whole, state = trained(), tmp_path / "state.pt"
@@ -194,9 +195,10 @@ def test_a_resumed_run_in_pieces_equals_an_uninterrupted_one(
     monkeypatch.setattr(runs, "losses", plain)
     rest = trained(checkpoint=state)
     assert rest.progress.history == whole.progress.history
-    pieces: dict[str, Any] = {**rest.tuned.trainable}
-    for name, value in whole.tuned.trainable.items():
-        assert torch.equal(pieces[name].to_local(), value.to_local()), name  # type: ignore[operator]
+    ours: dict[str, Any] = {**rest.tuned.trainable}
+    theirs: dict[str, Any] = {**whole.tuned.trainable}
+    for name, value in theirs.items():
+        assert torch.equal(ours[name].to_local(), value.to_local()), name
 
 
 # --------------------------------------------------------------------------- sweeps
