@@ -494,6 +494,7 @@ def train(
                 _keep(checkpoint, at, best, parameters, optimizer)
                 saved = time.perf_counter()
     at.seconds = time.perf_counter() - started
+    optimizer.zero_grad()  # a search keeps the best of its models
     with torch.no_grad():
         for parameter, value in zip(parameters, best, strict=True):
             parameter.copy_(value)
