@@ -93,27 +93,31 @@ def test_an_error_comes_back_as_it_was_raised(on_ray: None) -> None:
         list(streams)
 
 
-def test_runs_share_a_gpu_or_wait_for_it(on_ray: None) -> None:
+def test_runs_share_a_gpu_or_wait_for_it(on_ray: None, tmp_path: Path) -> None:
     assert gpus_for(None) == 1
     assert gpus_for(0.5) == 0.5
     with pytest.raises(TrainingError, match=r"asks for 2 GPUs, but no machine .* more than 1\."):
         gpus_for(2)
 
-    def seen() -> Iterator[tuple[str, float, float]]:
+    def meets(folder: Path, name: str, gpus: float) -> Iterator[tuple[str, bool]]:
         import os
         import time
 
-        came = time.time()
-        time.sleep(1)
-        yield os.environ["CUDA_VISIBLE_DEVICES"], came, time.time()
+        (folder / name).touch()
+        until = time.monotonic() + (1 if gpus == 1 else 120)
+        while (alone := len(list(folder.iterdir())) < 2) and time.monotonic() < until:
+            time.sleep(0.05)
+        if gpus == 1:
+            (folder / name).unlink()
+        yield os.environ["CUDA_VISIBLE_DEVICES"], not alone
 
-    for gpus, together in ((0.5, True), (1, False)):
-        streams = Streams(seen, gpus)
-        for k in range(2):
-            streams.add(k)
-        (gpu, a, b), (other, c, d) = (item for _, item in streams)
-        assert gpu == other == "0"
-        assert (max(a, c) < min(b, d)) == together
+    for gpus in (0.5, 1):
+        folder = tmp_path / str(gpus)
+        folder.mkdir()
+        streams = Streams(meets, gpus)
+        for name in "ab":
+            streams.add(name, folder, name, gpus)
+        assert [item for _, item in streams] == [("0", gpus == 0.5)] * 2
 
 
 # --------------------------------------------------------------------------- sweeps
