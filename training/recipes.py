@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tunecast.training.examples import Budget
 from tunecast.training.ladder import BaseModel, Pretraining, Rung
 from tunecast.training.methods import FMT, LoRA, Method, Prompt
-from tunecast.training.run import Budget
 from tunecast.training.tasks import TaskSource, TrainingError
 
 

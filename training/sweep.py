@@ -29,21 +29,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tunecast.models.files import default_cache
 from tunecast.models.runs import Run, RunTableError, append_run, read_runs
+from tunecast.training.examples import Budget, Encoded, encode
 from tunecast.training.ladder import BaseModel, Hub, Rung, best_device, load_base
+from tunecast.training.loop import Diverged
 from tunecast.training.methods import FMT
 from tunecast.training.quality import scores
 from tunecast.training.recipes import Cell, Recipe
-from tunecast.training.run import (
-    Budget,
-    Diverged,
-    Encoded,
-    Result,
-    check,
-    encode,
-    reason_of_failure,
-    run,
-    threads,
-)
+from tunecast.training.run import Result, check, reason_of_failure, run, threads
 from tunecast.training.tasks import TaskSource, TrainingError, load_task
 
 # The share of a matrix multiplication's speed that training reaches, where no row tells it.
@@ -362,6 +354,8 @@ def append_row(
         status=status,
         train_flops=_number(columns.pop("train_flops", None)),
         gpu_seconds=_number(columns.pop("gpu_seconds", None)),
+        tokens_per_second=_number(columns.pop("tokens_per_second", None)),
+        mfu=_number(columns.pop("mfu", None)),
     )
     append_run(table, row, extra=columns)
 
