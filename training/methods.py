@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tunecast.training.ladder import Loaded, quiet
+from tunecast.training.ladder import Loaded, quiet, without_mask
 from tunecast.training.tasks import TrainingError
 
 
@@ -202,28 +202,6 @@ class Tuned:
         """Save the trained parameters: an adapter in PEFT's format, or the whole model."""
         with quiet():
             self.model.save_pretrained(folder)
-
-
-# The name under which transformers finds fused attention without a mask.
-MASKLESS = "tunecast_maskless"
-
-
-def without_mask(model: Any) -> Any:
-    """Let a model's attention do without a mask where causality is all that it would say.
-
-    With its own way of making masks transformers looks into a tensor in every pass, for which the
-    host waits. Models with sliding windows keep it, and those whose attention is not fused.
-    """
-    from transformers import AttentionInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    config = model.config
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    windowed = getattr(config, "sliding_window", None) is not None or kinds != {"full_attention"}
-    if model._supports_attention_backend and config._attn_implementation == "sdpa" and not windowed:
-        AttentionInterface.register(MASKLESS, sdpa_attention_forward)
-        model.set_attn_implementation(MASKLESS)
-    return model
 
 
 @lru_cache(maxsize=2)

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -147,7 +147,8 @@ def run(
             )
         except Diverged as reason:
             found[rate] = reason
-    result = _result(base, task, ask, budget, found)
+    tuned = attach(base, method, seed=seed, device=device)
+    result = _result(base, task, ask, budget, found, tuned)
     if keep is not None:
         result.tuned.save(keep)
     return result
@@ -163,6 +164,8 @@ def run_stack(
     places: int,
 ) -> Iterator[tuple[Ask, Result | Diverged]]:
     """Make runs of one method side by side and yield each as it ends.
+
+    The model of a result is the next one's too: use it before going on.
 
     Parameters
     ----------
@@ -191,6 +194,14 @@ def run_stack(
     asked: dict[Member, tuple[Ask, float]] = {}
     found: dict[Ask, dict[float, Outcome | Diverged]] = {}
 
+    @cache
+    def started(method: Method, seed: int) -> Tuned:
+        return attach(base, method, seed=seed, device=device)
+
+    @cache
+    def tested(method: Method) -> Tuned:
+        return attach(base, method, device=device)
+
     def fill() -> None:
         while waiting:
             ask = waiting.popleft()
@@ -201,7 +212,7 @@ def run_stack(
                     subset=choose(len(task.train), ask.examples, ask.seed),
                     rate=rate,
                     seed=ask.seed,
-                    start=partial(attach, base, ask.method, seed=ask.seed, device=device),
+                    start=partial(started, ask.method, ask.seed),
                     cost=_cost(base, ask.method, device),
                     checkpoint=ask.file(rate),
                 )
@@ -215,7 +226,8 @@ def run_stack(
         found[ask][rate] = outcome
         if len(found[ask]) == len(ask.rates):
             try:
-                yield ask, _result(base, task, ask, budget, found.pop(ask))
+                tuned = tested(ask.method)
+                yield ask, _result(base, task, ask, budget, found.pop(ask), tuned)
             except Diverged as reason:
                 yield ask, reason
             fill()
@@ -227,15 +239,15 @@ def _result(
     ask: Ask,
     budget: Budget,
     found: Mapping[float, Outcome | Diverged],
+    tuned: Tuned,
 ) -> Result:
-    """Return what a run measured, at the best of the rates that were tried."""
+    """Return what a run measured at the best of the rates that were tried, and leave it there."""
     device = best_device()
     good = {rate: made for rate in ask.tried if isinstance(made := found[rate], Outcome)}
     if not good:
         raise Diverged("; ".join(f"{found[rate]} at rate {rate:g}" for rate in ask.tried))
     chosen = min(good, key=lambda rate: good[rate].progress.best_dev)
     at = good[chosen].progress
-    tuned = attach(base, ask.method, seed=ask.seed, device=device)
     tuned.load(good[chosen].best)
     loss, loss_se = evaluate(tuned, task.test, device)
     peak = peak_flops(device)
@@ -293,10 +305,18 @@ def peak_flops(device: str) -> float | None:
 # --------------------------------------------------------------------------- how many side by side
 
 
-def places_for(base: Loaded, task: Encoded, method: Method, budget: Budget, most: int) -> int:
+# By what factor a stack of twice the size must be faster to be worth it, measured in short trials.
+WORTH = 1.1
+MOST_PLACES = 64
+
+
+@lru_cache(maxsize=64)
+def places_for(base: Loaded, task: Encoded, method: Method, budget: Budget) -> int:
     """Return how many runs to train side by side for the most runs a second, measured here.
 
-    The number doubles for as long as that brings a twentieth and memory suffices.
+    The number doubles for as long as that pays and memory suffices. A run of a stack
+    keeps six numbers for each of its parameters: value, gradient, two moments, the best
+    checkpoint, and a copy of the gradient.
 
     Parameters
     ----------
@@ -304,20 +324,27 @@ def places_for(base: Loaded, task: Encoded, method: Method, budget: Budget, most
         As in `run`.
     method : FMT, LoRA or Prompt
         In the widest setting.
-    most : int
-        Runs that there are.
     """
-    pool = pool_of(task.train)
+    pool, device = pool_of(task.train), best_device()
+    trained = attach(base, method, device=device).trainable.values()
+    room = free_memory(device) / (6 * 4 * sum(p.numel() for p in trained))
     best, fastest, places = 1, 0.0, 1
-    while places <= most:
+    while places <= min(MOST_PLACES, room):
         try:
             speed = places / step_seconds(base, task, pool, method, budget, places)
         except (NotStackable, torch.OutOfMemoryError):
             break
-        if speed < 1.05 * fastest:
+        if speed < WORTH * fastest:
             break
         best, fastest, places = places, speed, 2 * places
     return best
+
+
+def free_memory(device: str) -> int:
+    """Return the bytes that a device has left."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def step_seconds(
@@ -333,8 +360,8 @@ def step_seconds(
         If there is no memory for so many.
     """
     device = best_device()
-    start = partial(attach, base, method, device=device)
-    stack = Stack(start(), places)
+    stack = Stack(attach(base, method, device=device), places)
+    begun = attach(base, method, device=device)
     stack.tuned.model.train()
     # Enough passes for a warm-up and for what is measured, whatever the number of examples.
     budget = replace(budget, epochs=2 + PERIOD, evaluations=1)
@@ -345,7 +372,7 @@ def step_seconds(
                 subset=choose(len(task.train), size, seed),
                 rate=1e-4,
                 seed=seed,
-                start=start,
+                start=lambda: begun,
                 cost=lambda *shape: 1,
             ),
             seed,

@@ -15,12 +15,15 @@ import signal
 import sys
 import threading
 import time
+import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,14 +32,24 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tunecast.models.files import default_cache
 from tunecast.models.runs import Run, RunTableError, append_run, read_runs
-from tunecast.training.examples import Budget, Encoded, encode
-from tunecast.training.ladder import BaseModel, Hub, Rung, best_device, load_base
+from tunecast.training.examples import Budget, Encoded
+from tunecast.training.ladder import BaseModel, Hub, Loaded, Rung, best_device, load_base
 from tunecast.training.loop import Diverged
 from tunecast.training.methods import FMT
+from tunecast.training.offline import in_tokens
 from tunecast.training.quality import scores
 from tunecast.training.recipes import Cell, Recipe
-from tunecast.training.run import Result, check, reason_of_failure, run, threads
-from tunecast.training.tasks import TaskSource, TrainingError, load_task
+from tunecast.training.run import (
+    Ask,
+    Result,
+    check,
+    places_for,
+    reason_of_failure,
+    run,
+    run_stack,
+    threads,
+)
+from tunecast.training.tasks import TaskSource, TrainingError
 
 # The share of a matrix multiplication's speed that training reaches, where no row tells it.
 UTILISATION = 0.5
@@ -238,7 +251,7 @@ def forecast_cost(recipe: Recipe, table: Path, workers: int) -> pd.DataFrame:
 
 @lru_cache(maxsize=8)
 def _encoded(task: TaskSource, base: BaseModel, budget: Budget, cache: Path) -> Encoded:
-    return encode(load_task(task, cache), task, load_base(base, cache).tokenizer, budget)
+    return in_tokens(task, base, budget, cache)
 
 
 def prepare(base: BaseModel, cells: Sequence[Cell], budget: Budget, cache: Path) -> None:
@@ -249,36 +262,140 @@ def prepare(base: BaseModel, cells: Sequence[Cell], budget: Budget, cache: Path)
         check(loaded, _encoded(cell.task, base, budget, cache), cell.method, cell.examples)
 
 
-def in_worker(job: Job, budget: Budget, table: Path, cache: Path, marks: Path) -> list[str]:
+# What a mark says while several runs are under way.
+IN_A_STACK = ""
+
+
+def groups_of(jobs: Iterable[Job], device: str) -> list[tuple[Job, ...]]:
+    """Return what each worker makes at a time: jobs in a row whose runs may train side by side.
+
+    On a CPU, where that brings little, the jobs are shared out one by one.
+    """
+    if device == "cpu":
+        return [(job,) for job in jobs]
+    return [
+        tuple(group)
+        for _, group in groupby(jobs, lambda j: (j.cell.task, j.cell.base, j.cell.method.label))
+    ]
+
+
+def in_worker(
+    jobs: Sequence[Job], budget: Budget, table: Path, cache: Path, marks: Path, stacked: bool
+) -> list[str]:
     """Do `work`, leaving a mark of the run under way that only a violent end leaves behind."""
     try:
-        return work(job, budget, table, cache, marks / str(os.getpid()))
+        return work(jobs, budget, table, cache, marks / str(os.getpid()), stacked=stacked)
     except SystemExit:  # the pool would take it for an answer and begin the next job
         os._exit(1)
 
 
-def work(job: Job, budget: Budget, table: Path, cache: Path, mark: Path | None = None) -> list[str]:
-    """Make the runs of a job and append their rows; return the reasons of those that failed."""
+def work(
+    jobs: Sequence[Job],
+    budget: Budget,
+    table: Path,
+    cache: Path,
+    mark: Path | None = None,
+    *,
+    stacked: bool = True,
+) -> list[str]:
+    """Make the runs of jobs and append their rows; return the reasons of those that failed.
+
+    The jobs have task, base model and method label in common. Where it is faster, and ``stacked``
+    allows it, their runs train side by side, else one after the other.
+    """
     threads(1)
-    failures = []
-    rates, candidates, at_edge = job.rates, job.candidates, job.at_edge
-    for seed in job.seeds:
-        name = job.cell.run_id(seed)
-        with marked(mark, name):
-            result, status, reason = attempt(job.cell, seed, rates, budget, table, cache)
-        extra: dict[str, object] = {"reason": reason}
-        if result is not None:
-            extra |= result.columns
-            if candidates is not None:
-                extra |= {"rate_candidates": candidates, "rate_at_edge": at_edge}
-            elif result.columns["learning_rate"] is not None:
-                rates = (float(str(result.columns["learning_rate"])),)
-                candidates = int(str(result.columns["rate_candidates"]))
-                at_edge = bool(result.columns["rate_at_edge"])
-        else:
-            failures.append(f"{name}: {reason}")
-        append_row(table, job.cell, seed, status, result, extra, cache)
+    failures: list[str] = []
+    if stacked:
+        with marked(mark, IN_A_STACK):
+            jobs = side_by_side(jobs, budget, table, cache, failures)
+    for job in jobs:
+        while job.seeds:
+            with marked(mark, job.cell.run_id(job.seeds[0])):
+                made = attempt(job.cell, job.seeds[0], job.rates, budget, table, cache)
+            job = landed(job, *made, table, cache, failures)
     return failures
+
+
+def landed(
+    job: Job,
+    result: Result | None,
+    status: str,
+    reason: str,
+    table: Path,
+    cache: Path,
+    failures: list[str],
+) -> Job:
+    """Append the row of a job's first missing run; return what of the job is left."""
+    seed = job.seeds[0]
+    extra: dict[str, object] = {"reason": reason}
+    left = replace(job, seeds=job.seeds[1:])
+    if result is None:
+        failures.append(f"{job.cell.run_id(seed)}: {reason}")
+    else:
+        extra |= result.columns
+        if job.candidates is not None:
+            extra |= {"rate_candidates": job.candidates, "rate_at_edge": job.at_edge}
+        elif result.columns["learning_rate"] is not None:
+            left = replace(
+                left,
+                rates=(float(str(result.columns["learning_rate"])),),
+                candidates=int(str(result.columns["rate_candidates"])),
+                at_edge=bool(result.columns["rate_at_edge"]),
+            )
+    append_row(table, job.cell, seed, status, result, extra, cache)
+    return left
+
+
+def side_by_side(
+    jobs: Sequence[Job], budget: Budget, table: Path, cache: Path, failures: list[str]
+) -> list[Job]:
+    """Make runs in a stack, if that is faster, and return what is left to be made one by one."""
+    cells = [job.cell for job in jobs if job.cell.examples]
+    runs = sum(len(job.rates) + len(job.seeds) - 1 for job in jobs if job.cell.examples)
+    if runs < 2:
+        return list(jobs)
+    left = {job.cell: job for job in jobs}
+    asked: dict[Ask, Job] = {}
+    waiting: deque[Ask] = deque()
+
+    def ask(job: Job) -> None:
+        # A search comes first and alone; once a rate is known, all seeds may train.
+        seeds = job.seeds[:1] if job.candidates is None else job.seeds
+        for seed in seeds:
+            wanted = Ask(
+                method=job.cell.method,
+                examples=job.cell.examples,
+                rates=job.rates,
+                seed=seed,
+                checkpoint=state_of(job.cell, seed, budget, table, cache),
+            )
+            asked[wanted] = replace(job, seeds=(seed,))
+            waiting.append(wanted)
+
+    try:
+        base = load_base(cells[0].base, cache)
+        task = _encoded(cells[0].task, cells[0].base, budget, cache)
+        widest = max((cell.method for cell in cells), key=lambda method: method.setting)
+        places = places_for(base, task, widest, budget)
+        if places == 1:
+            return list(jobs)
+        for job in jobs:
+            if job.cell.examples:
+                ask(job)
+        for wanted, made in run_stack(
+            base, task, waiting, budget, widest=widest, places=min(places, runs)
+        ):
+            one = asked.pop(wanted)
+            result = None if isinstance(made, Diverged) else scored(made, task, base, budget)
+            status, reason = ("diverged", str(made)) if result is None else ("done", "")
+            after = landed(one, result, status, reason, table, cache, failures)
+            rest = tuple(seed for seed in left[one.cell].seeds if seed != wanted.seed)
+            left[one.cell] = replace(after, seeds=rest)
+            if one.candidates is None:
+                ask(left[one.cell])
+    except Exception as error:  # one by one it may go well, or a row will say why not
+        warnings.warn(f"runs go on one by one: {reason_of_failure(error)}.", stacklevel=2)
+    return list(left.values())
 
 
 @contextmanager
@@ -294,13 +411,25 @@ def marked(mark: Path | None, name: str) -> Iterator[None]:
         mark.unlink(missing_ok=True)
 
 
+def state_of(cell: Cell, seed: int, budget: Budget, table: Path, cache: Path) -> Path:
+    """Return where the state of a run is kept while it trains."""
+    # Whatever would make it another run, or the run of another sweep, is in the name of its state.
+    identity = repr((cell, seed, budget, str(table.resolve())))
+    return cache / "running" / hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def scored(result: Result, task: Encoded, base: Loaded, budget: Budget) -> Result:
+    """Add the scores of generated text to what a run measured, if they are asked for."""
+    if not budget.generate:
+        return result
+    found = scores(result.tuned, task, base.tokenizer, budget.generate, best_device())
+    return replace(result, columns={**result.columns, **found})
+
+
 def attempt(
     cell: Cell, seed: int, rates: tuple[float, ...], budget: Budget, table: Path, cache: Path
 ) -> tuple[Result | None, str, str]:
     """Make one run; return what it measured, its status and, if it failed, why."""
-    # Whatever would make it another run, or the run of another sweep, is in the name of its state.
-    identity = repr((cell, seed, budget, str(table.resolve())))
-    state = cache / "running" / hashlib.sha256(identity.encode()).hexdigest()[:16]
     try:
         base = load_base(cell.base, cache)
         task = _encoded(cell.task, cell.base, budget, cache)
@@ -312,11 +441,9 @@ def attempt(
             rates=rates,
             seed=seed,
             budget=budget,
-            checkpoint=state,
+            checkpoint=state_of(cell, seed, budget, table, cache),
         )
-        if budget.generate:
-            found = scores(result.tuned, task, base.tokenizer, budget.generate, best_device())
-            result = replace(result, columns={**result.columns, **found})
+        result = scored(result, task, base, budget)
     except Diverged as error:
         return None, "diverged", str(error)
     except Exception as error:  # whatever it is, the row says so and the sweep goes on
@@ -454,14 +581,18 @@ def sweep(
         runs = sum(len(job.seeds) for job in jobs)
         skipped = len(recipe.cells) * len(recipe.seeds) - runs
         failures: list[str] = []
+        stacked = True
         while jobs:
             (cache / "running").mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=cache / "running") as marks:
                 try:
-                    failures += _make(jobs, recipe, table, workers, cache, Path(marks), progress)
+                    failures += _make(
+                        jobs, recipe, table, workers, cache, Path(marks), progress, stacked
+                    )
                     break
                 except BrokenProcessPool:
                     failures += _killed(jobs, recipe, table, cache, Path(marks))
+                    stacked = False  # which of a stack's runs was too large shows one by one
             jobs = jobs_of(recipe, table)
     return Summary(runs, skipped, tuple(failures), time.perf_counter() - started)
 
@@ -474,6 +605,7 @@ def _make(
     cache: Path,
     marks: Path,
     progress: bool,
+    stacked: bool,
 ) -> list[str]:
     """Make the runs of jobs and return what is to be said of those without a loss."""
     by_base: dict[BaseModel, list[Cell]] = {}
@@ -487,11 +619,11 @@ def _make(
         collect(ready, show, "base models")
         made = [
             (
-                pool.submit(in_worker, job, recipe.budget, table, cache, marks),
-                expected_flops(job, recipe.budget),
-                len(job.seeds),
+                pool.submit(in_worker, group, recipe.budget, table, cache, marks, stacked),
+                sum(expected_flops(job, recipe.budget) for job in group),
+                sum(len(job.seeds) for job in group),
             )
-            for job in jobs
+            for group in groups_of(jobs, best_device())
         ]
         return [reason for reasons in collect(made, show, "runs") for reason in reasons]
 
@@ -513,7 +645,7 @@ def _killed(
         if (name := cell.run_id(seed)) in names and name not in rows_of(table).index:
             append_row(table, cell, seed, "failed", None, {"reason": reason}, cache)
             found.append(f"{name}: {reason}")
-    if not found:
+    if not found and IN_A_STACK not in names:
         raise TrainingError(
             f"a worker of recipe '{recipe.name}' was killed while getting base models and text "
             "ready, perhaps for want of memory."
