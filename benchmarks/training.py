@@ -29,10 +29,12 @@ import torch
 import transformers
 
 from tunecast.models.files import write_atomically
+from tunecast.training.examples import Budget, Example, batches, encode
 from tunecast.training.ladder import Loaded, body_size, cosine, quiet, tokenizer_folder
 from tunecast.training.ladder import Pretraining as Plan
+from tunecast.training.loop import train
 from tunecast.training.methods import FMT, LoRA, Method, Prompt, attach
-from tunecast.training.run import Budget, Example, batches, encode, threads, train
+from tunecast.training.run import threads
 from tunecast.training.tasks import TaskSource, default_cache, load_task
 
 SHAPES = {"0.24m": (4, 64), "1.3m": (7, 112)}

@@ -161,6 +161,16 @@ class Run:
     gpu_seconds: float | None = field(
         default=None, metadata=column(NON_NEGATIVE, "seconds", "cost of training, all devices")
     )
+    tokens_per_second: float | None = field(
+        default=None,
+        metadata=column(POSITIVE, "tokens / second", "trained on, evaluation not counted"),
+    )
+    mfu: float | None = field(
+        default=None,
+        metadata=column(
+            NON_NEGATIVE, "", "share of the devices' peak FLOP a second that training used"
+        ),
+    )
 
     def __post_init__(self) -> None:
         """Reject values outside their domains."""

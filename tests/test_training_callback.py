@@ -14,10 +14,11 @@ transformers = pytest.importorskip("transformers")
 
 from tunecast.models.runs import RunTableError, read_runs
 from tunecast.training.callback import RunTableCallback
+from tunecast.training.examples import Budget, Encoded, Example, encode
 from tunecast.training.ladder import Hub, Loaded, load_base
+from tunecast.training.loop import evaluate, train
 from tunecast.training.methods import FMT, LoRA, Method, Prompt, attach
 from tunecast.training.quality import generate, scores
-from tunecast.training.run import Budget, Encoded, Example, encode, evaluate, train
 from tunecast.training.tasks import TaskSource, TrainingError, load_task
 
 # Trainer and PEFT ask transformers for names that are to go; that is between them.

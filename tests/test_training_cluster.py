@@ -24,10 +24,10 @@ from tunecast.analysis import cli
 from tunecast.models.runs import read_runs
 from tunecast.training import cluster
 from tunecast.training.cluster import Lost, Streams, connected, gpus_for
+from tunecast.training.examples import Budget
 from tunecast.training.ladder import Hub
 from tunecast.training.methods import FMT, LoRA
 from tunecast.training.recipes import Recipe, grid
-from tunecast.training.run import Budget
 from tunecast.training.sweep import Setting, jobs_of, sweep, work
 from tunecast.training.tasks import TaskSource, TrainingError
 
@@ -124,7 +124,8 @@ def test_runs_share_a_gpu_or_wait_for_it(on_ray: None, tmp_path: Path) -> None:
 
 
 def without_times(table: Path) -> pd.DataFrame:
-    rows = read_runs(table).drop(columns=["gpu_seconds", "search_flops"])
+    timed = ["gpu_seconds", "tokens_per_second", "search_flops"]
+    rows = read_runs(table).drop(columns=timed)
     return rows.sort_values("run_id").reset_index(drop=True)
 
 
@@ -132,7 +133,7 @@ def made_here(recipe: Recipe, folder: Path) -> pd.DataFrame:
     """The rows as one process makes them, one after the other."""
     table = folder / "here.csv"
     for job in jobs_of(recipe, table):
-        work(job, Setting(recipe.budget, table, folder))
+        work([job], Setting(recipe.budget, table, folder))
     return without_times(table)
 
 
@@ -196,7 +197,7 @@ def test_a_machine_lost_in_mid_run_costs_no_row(
     plain = Streams.add
 
     def watched(self: Streams, key: Any, *arguments: object) -> None:
-        begun.append(key.cell.run_id(0))
+        begun.append(key[0].cell.run_id(0))
         plain(self, key, *arguments)
 
     monkeypatch.setattr(Streams, "add", watched)
@@ -228,7 +229,7 @@ def test_a_sweep_goes_on_after_its_own_death(recipe: Recipe, tmp_path: Path) -> 
         "from tunecast.training.ladder import Hub\n"
         "from tunecast.training.methods import FMT, LoRA\n"
         "from tunecast.training.recipes import Cell, Recipe\n"
-        "from tunecast.training.run import Budget\n"
+        "from tunecast.training.examples import Budget\n"
         "from tunecast.training.tasks import TaskSource\n"
         f"def recipe():\n    return {recipe!r}\n"
     )

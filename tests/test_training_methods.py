@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -157,10 +158,13 @@ def test_other_text_makes_another_base_model(plan: Pretraining, tmp_path: Path) 
 
 def test_all_sizes_see_the_same_tokens(plan: Pretraining, tmp_path: Path) -> None:
     tokenizer = load_base(Rung(pretraining=plan, layers=1, width=16, heads=2), tmp_path).tokenizer
-    stream = ladder.token_stream(["red green", "blue"], tokenizer, 100)
-    assert len(stream) == 100
-    text = tokenizer.decode(stream[:20])
-    assert text.startswith("<bos>red green<eos><bos>blue<eos><bos>red green<eos>")
+    documents = ladder.document_tokens(["red green", "blue"], tokenizer)
+    assert tokenizer.decode(documents) == "<bos>red green<eos><bos>blue<eos>"
+    whole = ladder.document_tokens(corpus(plan.corpus, tmp_path), tokenizer)
+    for tokens in (100, 3 * len(whole) + 7):
+        stream = ladder.token_stream(replace(plan, tokens=tokens), tokenizer, tmp_path)
+        assert len(stream) == tokens
+        assert (stream == np.tile(whole, 4)[:tokens]).all()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,23 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
+from tunecast.training import loop
 from tunecast.training import run as runs
+from tunecast.training.examples import (
+    Batch,
+    Budget,
+    Encoded,
+    Example,
+    batches,
+    choose,
+    collate,
+    encode,
+    pool_of,
+)
 from tunecast.training.ladder import Hub, Loaded, cosine, load_base
+from tunecast.training.loop import Diverged, evaluate, ratio, step_cost, train
 from tunecast.training.methods import FMT, LoRA, Method, Prompt, Tuned, attach
-from tunecast.training.run import Budget, Diverged, Encoded, Example, batches, encode, run, train
+from tunecast.training.run import run
 from tunecast.training.tasks import TaskSource, TrainingError, load_task
 
 METHODS: tuple[Method, ...] = (FMT(), LoRA(rank=2), Prompt(length=3))
@@ -37,6 +50,10 @@ def task(words_task: TaskSource, base: Loaded) -> Encoded:
     return encode(load_task(words_task), words_task, base.tokenizer, BUDGET)
 
 
+def collated(examples: Sequence[Example]) -> Batch:
+    return collate(pool_of(examples), [np.arange(len(examples))])
+
+
 def made(method: Method, base: Loaded, task: Encoded, **change: Any) -> runs.Result:
     asked: dict[str, Any] = {
         "examples": 40, "rates": (RATES[method.label],), "seed": 0, "budget": BUDGET, **change
@@ -45,7 +62,8 @@ def made(method: Method, base: Loaded, task: Encoded, **change: Any) -> runs.Res
 
 
 def without_time(result: runs.Result) -> dict[str, object]:
-    columns = {name: value for name, value in result.columns.items() if name != "gpu_seconds"}
+    timed = ("gpu_seconds", "tokens_per_second", "mfu")
+    columns = {name: value for name, value in result.columns.items() if name not in timed}
     return {"loss": result.loss, "loss_se": result.loss_se, **columns}
 
 
@@ -73,15 +91,15 @@ def test_twenty_steps_give_the_losses_of_the_originals(
     """In float32, step by step, to 1e-5; the pad is a real token, which must not matter."""
     examples, rate, steps = list(task.train[:160]), RATES[method.label], 20
     ours: list[float] = []
-    plain = runs.losses
+    plain = loop.losses
 
-    def watched(tuned: Tuned, batch: runs.Batch) -> Any:
+    def watched(tuned: Tuned, batch: Batch) -> Any:
         found = plain(tuned, batch)
         if found.requires_grad and len(batch.ids) > 1:  # neither an evaluation nor the FLOP count
             ours.append(found.mean().item())
         return found
 
-    monkeypatch.setattr(runs, "losses", watched)
+    monkeypatch.setattr(loop, "losses", watched)
     tuned = attach(base, method, seed=5)
     train(tuned, examples, task.dev, BUDGET, rate=rate, seed=7)
 
@@ -112,10 +130,10 @@ def test_an_example_has_the_same_loss_whatever_stands_beside_it(
     tuned = attach(base, Prompt(3))
     examples = sorted(task.train[:6], key=lambda e: len(e.ids))
     assert len(examples[0].ids) < len(examples[-1].ids)
-    together = runs.collate(examples, "cpu")
-    found = runs.losses(tuned, together)
+    together = collated(examples)
+    found = loop.losses(tuned, together)
     for row, example in enumerate(examples):
-        alone = runs.losses(tuned, runs.collate([example], "cpu"))
+        alone = loop.losses(tuned, collated([example]))
         assert torch.allclose(found[together.rows == row], alone, atol=1e-5)
 
 
@@ -129,10 +147,10 @@ def test_a_model_that_caps_its_logits_goes_the_long_way(base: Loaded, task: Enco
         return out
 
     capped.__class__ = type("Capped", (type(capped),), {"forward": forward})
-    batch = runs.collate(task.test[:2], "cpu")
-    loss = runs.losses(Tuned(capped, 0), batch).mean().item()
+    batch = collated(task.test[:2])
+    loss = loop.losses(Tuned(capped, 0), batch).mean().item()
     assert loss == pytest.approx(math.log(base.model.config.vocab_size), abs=0.02)
-    assert runs.losses(Tuned(base.model, 0), batch).mean().item() != pytest.approx(loss, abs=1e-3)
+    assert loop.losses(Tuned(base.model, 0), batch).mean().item() != pytest.approx(loss, abs=1e-3)
 
 
 # --------------------------------------------------------------------------- the same again
@@ -155,28 +173,28 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     budget = replace(BUDGET, epochs=3)
     whole = train(attach(base, method), task.train[:50], task.dev, budget, **options)
 
-    plain, seen = runs.losses, 0
+    plain, seen = loop.losses, 0
 
-    def interrupted(tuned: Tuned, batch: runs.Batch) -> Any:
+    def interrupted(tuned: Tuned, batch: Batch) -> Any:
         nonlocal seen
         seen += 1
         if seen == 23:
             raise KeyboardInterrupt
         return plain(tuned, batch)
 
-    monkeypatch.setattr(runs, "losses", interrupted)
+    monkeypatch.setattr(loop, "losses", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(attach(base, method), task.train[:50], task.dev, budget, checkpoint=state, **options)
     assert state.exists()
-    monkeypatch.setattr(runs, "losses", plain)
+    monkeypatch.setattr(loop, "losses", plain)
     calls = 0
 
-    def counted(tuned: Tuned, batch: runs.Batch) -> Any:
+    def counted(tuned: Tuned, batch: Batch) -> Any:
         nonlocal calls
         calls += 1
         return plain(tuned, batch)
 
-    monkeypatch.setattr(runs, "losses", counted)
+    monkeypatch.setattr(loop, "losses", counted)
     rest = train(
         attach(base, method), task.train[:50], task.dev, budget, checkpoint=state, **options
     )
@@ -185,8 +203,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert rest.progress.history == whole.progress.history
     assert rest.progress.flops == whole.progress.flops
     assert rest.progress.tokens == whole.progress.tokens
-    for name, value in rest.tuned.trainable.items():
-        assert torch.equal(value, whole.tuned.trainable[name]), name
+    for name, value in rest.best.items():
+        assert torch.equal(value, whole.best[name]), name
 
 
 # --------------------------------------------------------------------------- order and subsets
@@ -207,9 +225,9 @@ def test_an_epoch_shows_every_example_once_and_wastes_little() -> None:
 
 
 def test_a_seed_has_its_own_subset_and_smaller_ones_lie_inside_larger_ones() -> None:
-    assert set(runs.choose(100, 10, 0)) < set(runs.choose(100, 30, 0))
-    assert set(runs.choose(100, 30, 0)) != set(runs.choose(100, 30, 1))
-    assert len(set(runs.choose(100, 100, 2))) == 100
+    assert set(choose(100, 10, 0)) < set(choose(100, 30, 0))
+    assert set(choose(100, 30, 0)) != set(choose(100, 30, 1))
+    assert len(set(choose(100, 100, 2))) == 100
 
 
 def test_epochs_are_budgeted_and_small_data_get_more() -> None:
@@ -227,15 +245,15 @@ def test_the_error_of_a_loss_is_that_of_a_ratio() -> None:
     rng = np.random.default_rng(0)
     counts = rng.integers(1, 30, size=(4000, 200))
     sums = counts * rng.normal(3, 0.5, size=counts.shape) + rng.normal(0, 2, size=counts.shape)
-    found = np.array([runs.ratio(s, c) for s, c in zip(sums, counts, strict=True)])
+    found = np.array([ratio(s, c) for s, c in zip(sums, counts, strict=True)])
     assert found[:, 1].mean() == pytest.approx(found[:, 0].std(), rel=0.05)
-    assert runs.ratio(np.array([2.0, 4.0]), np.array([1, 3]))[0] == 1.5
+    assert ratio(np.array([2.0, 4.0]), np.array([1, 3]))[0] == 1.5
 
 
 def test_the_loss_is_a_mean_over_target_tokens(base: Loaded, task: Encoded) -> None:
     tuned = attach(base, FMT())
-    nats = [runs.losses(tuned, runs.collate([e], "cpu")) for e in task.test]
-    loss, _ = runs.evaluate(tuned, task.test, "cpu")
+    nats = [loop.losses(tuned, collated([e])) for e in task.test]
+    loss, _ = evaluate(tuned, task.test, "cpu")
     assert loss == pytest.approx(torch.cat(nats).mean().item(), abs=1e-6)
     assert sum(map(len, nats)) == sum(e.targets for e in task.test)
 
@@ -273,14 +291,14 @@ def by_hand(base: Loaded, method: Method, batch: int, length: int, targets: int)
 def test_the_flops_of_a_step_equal_a_hand_count(
     method: Method, base: Loaded, task: Encoded
 ) -> None:
-    cost = runs.step_cost(attach(base, method), "cpu")
+    cost = step_cost(attach(base, method), "cpu")
     for batch, length, targets in ((1, 5, 2), (8, 23, 40), (3, 40, 7)):
         assert cost(batch, length, targets) == by_hand(base, method, batch, length, targets)
 
 
 def test_a_run_adds_up_what_it_costs(base: Loaded, task: Encoded) -> None:
     result = made(FMT(), base, task, rates=(1e-3, 1e-2))
-    subset = [task.train[k] for k in runs.choose(len(task.train), 40, 0)]
+    subset = [task.train[k] for k in choose(len(task.train), 40, 0)]
     expected = 0
     for members in batches(np.array([len(e.ids) for e in subset]), BUDGET.batch, 0, 0):
         part = [subset[k] for k in members]
@@ -312,19 +330,20 @@ def test_the_rate_with_the_best_dev_loss_is_taken(base: Loaded, task: Encoded) -
 
 def test_no_examples_test_the_base_model(base: Loaded, task: Encoded) -> None:
     result = made(FMT(), base, task, examples=0)
-    assert result.loss == runs.evaluate(attach(base, FMT()), task.test, "cpu")[0]
+    assert result.loss == evaluate(attach(base, FMT()), task.test, "cpu")[0]
     assert result.columns["train_flops"] == 0
 
 
 def test_the_best_checkpoint_is_the_one_that_is_tested(base: Loaded, task: Encoded) -> None:
     """Few examples and many passes: the dev loss rises again, and the run ends early."""
     budget = replace(BUDGET, examples=2000, evaluations=20, patience=3)
-    subset = [task.train[k] for k in runs.choose(len(task.train), 5, 0)]
-    outcome = train(attach(base, FMT()), subset, task.dev, budget, rate=1e-2, seed=0)
+    subset = [task.train[k] for k in choose(len(task.train), 5, 0)]
+    tuned = attach(base, FMT())
+    outcome = train(tuned, subset, task.dev, budget, rate=1e-2, seed=0)
     at = outcome.progress
     assert at.best_step < at.step < outcome.steps
     assert at.best_dev == min(loss for _, loss in at.history)
-    assert runs.evaluate(outcome.tuned, task.dev, "cpu")[0] == pytest.approx(at.best_dev, abs=1e-9)
+    assert evaluate(tuned, task.dev, "cpu")[0] == pytest.approx(at.best_dev, abs=1e-9)
 
 
 # --------------------------------------------------------------------------- what cannot be run

@@ -16,11 +16,14 @@ import torch.distributed as dist
 
 from tunecast.models.runs import read_runs
 from tunecast.training import run as runs
+from tunecast.training import sharded
 from tunecast.training import sweep as sweeps
+from tunecast.training.examples import Batch, Budget, Encoded, encode
 from tunecast.training.ladder import Hub, Loaded, load_base
+from tunecast.training.loop import Diverged, Outcome
 from tunecast.training.methods import FMT, LoRA, Method, Prompt, Tuned
 from tunecast.training.recipes import Recipe, grid
-from tunecast.training.run import Budget, Diverged, Encoded, encode, run, train
+from tunecast.training.run import run
 from tunecast.training.sharded import GIVEN_MODEL, Ranks, Sharded, run_sharded
 from tunecast.training.sweep import sweep
 from tunecast.training.tasks import TaskSource, TrainingError, load_task
@@ -31,6 +34,7 @@ EXAMPLES = 41
 BUDGET = Budget(
     epochs=2, examples=1, batch=8, evaluations=4, patience=4, dev_examples=9, test_examples=13
 )
+TIMED = ("gpu_seconds", "tokens_per_second", "mfu")
 RATES = {"fmt": (3e-3, 1e-2), "lora": (1e-2, 3e-2), "prompt": (1e-1, 3e-1)}
 
 
@@ -53,7 +57,7 @@ def assert_alike(ours: runs.Result, theirs: runs.Result) -> None:
     """Sums in another order, in float32: 20 steps of Adam let a difference of 1e-7 grow."""
     assert ours.loss == pytest.approx(theirs.loss, abs=1e-5)
     assert ours.loss_se == pytest.approx(theirs.loss_se, abs=1e-5)
-    exact = {name for name in theirs.columns if name not in ("dev_loss", "gpu_seconds")}
+    exact = {name for name in theirs.columns if name not in ("dev_loss", *TIMED)}
     assert {name: ours.columns[name] for name in exact} == {
         name: theirs.columns[name] for name in exact
     }
@@ -170,35 +174,36 @@ def test_a_resumed_run_in_pieces_equals_an_uninterrupted_one(
     method: Method, base: Loaded, task: Encoded, ranks: Ranks, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    def trained(**change: Any) -> runs.Outcome:
+    def trained(checkpoint: Path | None = None) -> Outcome:
         tuned = ranks.attach(base, method, seed=3, device="cpu")
         rate = RATES[method.label][0]
         examples = list(task.train[:EXAMPLES])
-        fixed: dict[str, Any] = {"seed": 1, "save_every": 0.0, "team": ranks}
-        return train(tuned, examples, task.dev, BUDGET, rate=rate, **fixed, **change)
+        return ranks.train(
+            tuned, examples, task.dev, BUDGET, rate=rate, seed=1, device="cpu",
+            cost=lambda *shape: 1, checkpoint=checkpoint, save_every=0.0,
+        )  # fmt: skip
 
     whole, state = trained(), tmp_path / "state.pt"
-    plain, seen = runs.losses, 0
+    plain, seen = sharded.losses, 0
 
-    def interrupted(tuned: Tuned, batch: runs.Batch) -> Any:
+    def interrupted(tuned: Tuned, batch: Batch) -> Any:
         nonlocal seen
         seen += 1
         if seen == 16:
             raise KeyboardInterrupt
         return plain(tuned, batch)
 
-    monkeypatch.setattr(runs, "losses", interrupted)
+    monkeypatch.setattr(sharded, "losses", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trained(checkpoint=state)
     at = torch.load(state)["progress"]["step"]
     assert 0 < at < whole.steps
-    monkeypatch.setattr(runs, "losses", plain)
+    monkeypatch.setattr(sharded, "losses", plain)
     rest = trained(checkpoint=state)
     assert rest.progress.history == whole.progress.history
-    ours: dict[str, Any] = {**rest.tuned.trainable}
-    theirs: dict[str, Any] = {**whole.tuned.trainable}
-    for name, value in theirs.items():
-        assert torch.equal(ours[name].to_local(), value.to_local()), name
+    ours: dict[str, Any] = {**rest.best}
+    for name, value in whole.best.items():
+        assert torch.equal(ours[name].to_local(), value.to_local()), name  # type: ignore[attr-defined]
 
 
 # --------------------------------------------------------------------------- sweeps
@@ -238,7 +243,7 @@ def test_a_sweep_in_pieces_writes_the_row_of_any_other(
     for name in near:
         assert ours[name] == pytest.approx(theirs[name], abs=1e-5)
     assert ours["status"] == "done"
-    same = ours.keys() - near - {"gpu_seconds", "reason"}
+    same = ours.keys() - near - {*TIMED, "reason"}
     assert {n: ours[n] for n in same if ours[n] == ours[n]} == {
         n: theirs[n] for n in same if theirs[n] == theirs[n]
     }

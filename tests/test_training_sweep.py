@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,10 +22,10 @@ pytest.importorskip("transformers")
 from tunecast.analysis import cli
 from tunecast.models.runs import digest, read_runs
 from tunecast.training import sweep as sweeps
+from tunecast.training.examples import Budget
 from tunecast.training.ladder import Hub
 from tunecast.training.methods import FMT, LoRA, Prompt
 from tunecast.training.recipes import Recipe, find_recipe, grid, ladder, tiny, zhang2024
-from tunecast.training.run import Budget
 from tunecast.training.sweep import (
     Setting,
     claimed,
@@ -37,6 +38,8 @@ from tunecast.training.sweep import (
 from tunecast.training.tasks import TaskSource, TrainingError
 
 METHODS = (FMT(), LoRA(rank=2), Prompt(length=3))
+# What differs from one time to the next; a rate that is known is not searched again.
+TIMED = ["gpu_seconds", "tokens_per_second", "search_flops"]
 
 
 @pytest.fixture
@@ -52,10 +55,21 @@ def recipe(small_base: Hub, words_task: TaskSource) -> Recipe:
     )
 
 
+@pytest.fixture(autouse=True)
+def places(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Say how many runs train side by side in this process, one unless a test says otherwise."""
+
+    def say(count: int) -> None:
+        monkeypatch.setattr(sweeps, "places_for", lambda *_: count)
+
+    say(1)
+    return say
+
+
 def all_of(recipe: Recipe, table: str | Path, cache: Path) -> pd.DataFrame:
     """Run a recipe in this process."""
     for job in jobs_of(recipe, table):
-        work(job, Setting(recipe.budget, table, cache))
+        work([job], Setting(recipe.budget, table, cache))
     return read_runs(table)
 
 
@@ -84,8 +98,49 @@ def test_a_table_that_was_cut_short_is_completed_alike(recipe: Recipe, tmp_path:
     half.write_text("".join(lines[:4]))
     assert [len(job.seeds) for job in jobs_of(recipe, half)] == [1, 2, 2, 2, 2]
     completed = all_of(recipe, half, tmp_path)
-    timing = ["gpu_seconds", "search_flops"]  # a rate that is known is not searched again
-    pd.testing.assert_frame_equal(rows.drop(columns=timing), completed.drop(columns=timing))
+    pd.testing.assert_frame_equal(rows.drop(columns=TIMED), completed.drop(columns=TIMED))
+
+
+def test_side_by_side_gives_the_rows_of_one_by_one(
+    recipe: Recipe, tmp_path: Path, places: Callable[[int], None]
+) -> None:
+    """Whole groups of cells in four places, some rows already there, a rate that diverges."""
+    mixed = replace(recipe, rates={**recipe.rates, "lora": (1e-3, math.inf)})
+    solo, table = all_of(mixed, tmp_path / "solo.csv", tmp_path), tmp_path / "stacked.csv"
+    lines = (tmp_path / "solo.csv").read_text().splitlines(keepends=True)
+    table.write_text("".join([lines[0], lines[1], lines[12]]))
+    places(4)
+    groups = sweeps.groups_of(jobs_of(mixed, table), "cuda")
+    assert [[job.cell.method.label for job in group] for group in groups] == [
+        ["fmt"] * 2, ["lora"] * 2, ["prompt"] * 2
+    ]  # fmt: skip
+    for group in groups:
+        assert work(group, Setting(mixed.budget, table, tmp_path)) == []
+    stacked = read_runs(table).set_index("run_id").loc[solo["run_id"]].reset_index()
+    pd.testing.assert_frame_equal(
+        solo.drop(columns=TIMED), stacked.drop(columns=TIMED), rtol=0, atol=1e-5
+    )
+    assert len(sweeps.groups_of(jobs_of(mixed, tmp_path / "none.csv"), "cpu")) == 6
+
+
+def test_a_stack_that_fails_goes_on_one_by_one(
+    recipe: Recipe, tmp_path: Path, places: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = sweeps.run_stack
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        made = plain(*args, **kwargs)
+        yield next(made)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(sweeps, "run_stack", failing)
+    places(4)
+    table = tmp_path / "runs.csv"
+    with pytest.warns(UserWarning, match="runs go on one by one: out of memory"):
+        assert work(jobs_of(recipe, table)[:2], Setting(recipe.budget, table, tmp_path)) == []
+    assert sorted(read_runs(table)["run_id"]) == sorted(
+        cell.run_id(seed) for cell in recipe.cells[:2] for seed in (0, 1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,10 +223,9 @@ def test_a_sweep_fills_a_database_and_goes_on_from_it(recipe: Recipe, tmp_path: 
     assert (found.made, found.skipped, found.elsewhere) == (3, 3, 0)
     table = tmp_path / "runs.csv"
     expected = all_of(replace(few, seeds=(0, 1)), table, tmp_path)
-    timing = ["gpu_seconds", "search_flops"]  # a rate that is known is not searched again
     rows = read_runs(url)
     assert list(rows.columns) == list(expected.columns)
-    assert digest(rows.drop(columns=timing)) == digest(expected.drop(columns=timing))
+    assert digest(rows.drop(columns=TIMED)) == digest(expected.drop(columns=TIMED))
     with claimed(url), pytest.raises(TrainingError, match="another sweep is writing"):
         sweep(recipe, url, cache=tmp_path)
 
@@ -332,7 +386,7 @@ def test_the_cost_is_about_what_is_said(recipe: Recipe, tmp_path: Path) -> None:
     expected = forecast_cost(recipe, table, 1)
     assert expected["runs"].sum() == 12
     assert (expected["seconds"] > 0).all()
-    work(jobs_of(recipe, table)[0], Setting(recipe.budget, table, tmp_path))
+    work(jobs_of(recipe, table)[:1], Setting(recipe.budget, table, tmp_path))
     rest = forecast_cost(recipe, table, 2)
     assert rest["runs"].sum() == 10
     row = read_runs(table)
@@ -445,8 +499,7 @@ def test_an_interrupt_loses_at_most_the_runs_under_way(
     assert 3 <= rows_in(cut) < 18
     subprocess.run([*arguments, str(cut), "--workers", "2"], check=True, env=environment)
     first, second = (
-        read_runs(path).drop(columns=["gpu_seconds", "search_flops"]).sort_values("run_id")
-        for path in (whole, cut)
+        read_runs(path).drop(columns=TIMED).sort_values("run_id") for path in (whole, cut)
     )
     pd.testing.assert_frame_equal(first.reset_index(drop=True), second.reset_index(drop=True))
 

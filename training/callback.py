@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from tunecast.models.runs import Run, append_run
 from tunecast.training.ladder import body_size
-from tunecast.training.run import Diverged, ratio
+from tunecast.training.loop import Diverged, ratio
 from tunecast.training.tasks import TrainingError
 
 # PEFT's names of the methods that have one here; others keep PEFT's, in lower case.

@@ -14,10 +14,11 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import batched
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,8 @@ def body_size(model: Any) -> int:
 @lru_cache(maxsize=8)  # the text need not be hashed for every run
 def tokenizer_folder(pretraining: Pretraining, cache: Path) -> Path:
     """Train the ladder's tokenizer, or find it in the cache."""
+    for carried in (tokens_folder(pretraining, cache) / "tokenizer").glob("*"):
+        return carried
     texts = corpus(pretraining.corpus, cache, pretraining.languages)
     folder = cache / "tokenizers" / digest_of([*texts, str(pretraining.vocabulary)])[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -272,6 +275,12 @@ def tokenizer_folder(pretraining: Pretraining, cache: Path) -> Path:
         if not folder.exists():
             _save(folder, _train_tokenizer(texts, pretraining.vocabulary).save_pretrained)
     return folder
+
+
+def tokens_folder(pretraining: Pretraining, cache: Path) -> Path:
+    """Return where the tokens of a ladder are, if they were carried here (see `offline`)."""
+    facts = (pretraining.corpus, pretraining.languages, pretraining.vocabulary)
+    return cache / "tokens" / digest_of([repr(facts)])[:16]
 
 
 def _train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
@@ -330,18 +339,28 @@ def rung_folder(rung: Rung, cache: Path, progress: Callable[[float], None] | Non
     return home / f"{rung.part:g}"
 
 
-def token_stream(texts: Sequence[str], tokenizer: Any, tokens: int) -> np.ndarray:
-    """Return a row of ``tokens`` token ids: the documents, each between its two marks, repeated."""
+def document_tokens(texts: Iterable[str], tokenizer: Any, most: float = math.inf) -> np.ndarray:
+    """Return documents one after the other, each between its two marks, about ``most`` tokens."""
     pieces: list[list[int]] = []
     count = 0
-    while count < tokens:
-        for start in range(0, len(texts), 1000):
-            for ids in tokenizer(texts[start : start + 1000], add_special_tokens=False).input_ids:
-                pieces.append([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id])
-                count += len(ids) + 2
-            if count >= tokens:
-                break
-    return np.concatenate([np.asarray(piece, dtype=np.int32) for piece in pieces])[:tokens]
+    for part in batched(texts, 1000, strict=False):
+        for ids in tokenizer(list(part), add_special_tokens=False).input_ids:
+            pieces.append([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id])
+            count += len(ids) + 2
+        if count >= most:
+            break
+    return np.concatenate([np.asarray(piece, dtype=np.int32) for piece in pieces])
+
+
+def token_stream(pretraining: Pretraining, tokenizer: Any, cache: Path) -> np.ndarray:
+    """Return what a ladder learns: its documents, over and over until there are enough tokens."""
+    carried = tokens_folder(pretraining, cache) / "documents.npy"
+    if carried.exists():
+        documents = np.load(carried)
+    else:
+        texts = corpus(pretraining.corpus, cache, pretraining.languages)
+        documents = document_tokens(texts, tokenizer, pretraining.tokens)
+    return np.resize(documents, pretraining.tokens)
 
 
 def _pretrain(
@@ -356,7 +375,7 @@ def _pretrain(
 
     plan = rung.pretraining
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_at)
-    stream = token_stream(corpus(plan.corpus, cache, plan.languages), tokenizer, plan.tokens)
+    stream = token_stream(plan, tokenizer, cache)
     torch.manual_seed(plan.seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -372,11 +391,11 @@ def _pretrain(
         pad_token_id=tokenizer.pad_token_id,
     )
     device = best_device()
-    model: Any = LlamaForCausalLM(config).train()
-    model.to(device)
+    model: Any = without_mask(LlamaForCausalLM(config).train().to(device))
     blocks = torch.from_numpy(stream[: len(stream) // plan.block * plan.block].astype(np.int64))
-    blocks = blocks.view(-1, plan.block)
+    blocks = blocks.view(-1, plan.block).to(device)
     order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(plan.seed))
+    order = order.to(device)
     steps = len(blocks) // plan.batch
     if steps == 0:
         raise TrainingError(
@@ -388,7 +407,7 @@ def _pretrain(
     )
     saves = {max(1, round(steps * part)): part for part in plan.parts}
     for step in range(1, steps + 1):
-        batch = blocks[order[(step - 1) * plan.batch : step * plan.batch]].to(device)
+        batch = blocks[order[(step - 1) * plan.batch : step * plan.batch]]
         with autocast(device):
             logits = model(input_ids=batch[:, :-1], use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(
@@ -416,6 +435,28 @@ def _pretrain(
 # --------------------------------------------------------------------------- shared with runs
 
 
+# The name under which transformers finds fused attention without a mask.
+MASKLESS = "tunecast_maskless"
+
+
+def without_mask(model: Any) -> Any:
+    """Let a model's attention do without a mask where causality is all that it would say.
+
+    With its own way of making masks transformers looks into a tensor in every pass, for which the
+    host waits. Models with sliding windows keep it, and those whose attention is not fused.
+    """
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    windowed = getattr(config, "sliding_window", None) is not None or kinds != {"full_attention"}
+    if model._supports_attention_backend and config._attn_implementation == "sdpa" and not windowed:
+        AttentionInterface.register(MASKLESS, sdpa_attention_forward)
+        model.set_attn_implementation(MASKLESS)
+    return model
+
+
 def best_device() -> str:
     """Return ``"cuda"`` where there is one, else ``"cpu"``."""
     import torch
@@ -424,9 +465,11 @@ def best_device() -> str:
 
 
 def autocast(device: str) -> Any:
-    """Return the context of a forward pass: bfloat16 on a GPU, float32 on a CPU."""
+    """Return the context of a forward pass: bfloat16 on a GPU, float32 elsewhere."""
     import torch
 
+    if device == "meta":  # shapes and no numbers
+        return nullcontext()
     return torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda")
 
 

@@ -1,21 +1,23 @@
 """Methods: full fine-tuning, LoRA and prompt tuning, with PEFT's own modules and file format.
 
-`attach` prepares a copy of a base model. `Tuned.logits` then runs it without what fine-tuning does
-not need: no attention mask (padding stands to the right, where causal attention never looks) and
-the vocabulary head at the target positions alone.
+`attach` prepares a base model. `Tuned.logits` then runs it without what fine-tuning does not need:
+no attention mask (padding stands to the right, where causal attention never looks), which also lets
+the fused kernels be used, and the vocabulary head at the target positions alone.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tunecast.training.ladder import Loaded, quiet
+from tunecast.training.ladder import Loaded, quiet, without_mask
 from tunecast.training.tasks import TrainingError
 
 
@@ -125,7 +127,10 @@ class Tuned:
     def __init__(self, model: Any, virtual: int) -> None:
         self.model = model
         self.virtual = virtual
-        self.inner = model.get_base_model() if hasattr(model, "peft_config") else model
+        adapter = getattr(model, "peft_config", {}).get("default")
+        self.inner = model if adapter is None else model.get_base_model()
+        # Of LoRA's update; other methods have none.
+        self.scale = getattr(adapter, "lora_alpha", 1) / getattr(adapter, "r", 1)
         self._short = self._head_alone_suffices()
 
     @property
@@ -133,7 +138,9 @@ class Tuned:
         """The parameters that training changes, by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def logits(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def logits(
+        self, ids: torch.Tensor, positions: torch.Tensor, counts: Sequence[int] = ()
+    ) -> torch.Tensor:
         """Return the logits of the next token at some positions.
 
         Parameters
@@ -142,28 +149,33 @@ class Tuned:
             Token ids, padded on the right with any id.
         positions : Tensor of int64, shape (targets,)
             Indices into the flattened ``ids``.
+        counts : sequence of int
+            Positions of each run, for a stack of them; here there is one.
 
         Returns
         -------
         Tensor, shape (targets, vocabulary)
             In the precision of the head.
         """
-        return self._logits(ids, positions, short=self._short)
+        del counts
+        if not self.virtual:
+            return self.at(positions, input_ids=ids)
+        prompt = self.model.get_prompt(batch_size=len(ids))
+        embedded = self.inner.get_input_embeddings()(ids)
+        row, column = positions // ids.shape[1], positions % ids.shape[1]
+        positions = row * (self.virtual + ids.shape[1]) + self.virtual + column
+        inputs = torch.cat([prompt.to(embedded.dtype), embedded], dim=1)
+        return self.at(positions, inputs_embeds=inputs)
 
-    def _logits(self, ids: torch.Tensor, positions: torch.Tensor, *, short: bool) -> torch.Tensor:
-        if self.virtual:
-            embedded = self.inner.get_input_embeddings()(ids)
-            prompt = self.model.get_prompt(batch_size=len(ids)).to(embedded.dtype)
-            inputs = {"inputs_embeds": torch.cat([prompt, embedded], dim=1)}
-        else:
-            inputs = {"input_ids": ids}
+    def at(self, positions: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
+        """Return the logits at positions in the flattened inputs of the model itself."""
+        return self._at(positions, self._short, **inputs)
+
+    def _at(self, positions: torch.Tensor, short: bool, **inputs: torch.Tensor) -> torch.Tensor:
         if not short:
-            full = self.inner(**inputs, use_cache=False).logits
-            return full[:, self.virtual :].flatten(0, 1)[positions]
+            return self.inner(**inputs, use_cache=False).logits.flatten(0, 1)[positions]
         hidden = self.inner.base_model(**inputs, use_cache=False).last_hidden_state
-        return self.inner.get_output_embeddings()(
-            hidden[:, self.virtual :].flatten(0, 1)[positions]
-        )
+        return self.inner.get_output_embeddings()(hidden.flatten(0, 1)[positions])
 
     @torch.no_grad()
     def _head_alone_suffices(self) -> bool:
@@ -173,13 +185,18 @@ class Tuned:
         """
         if self.inner.get_output_embeddings() is None:
             return False
-        device = next(self.inner.parameters()).device
-        ids = torch.arange(6, device=device).view(1, -1)
+        ids = torch.arange(6, device=next(self.inner.parameters()).device).view(1, -1)
         was_training = self.model.training
         self.model.eval()
-        short, long = (self._logits(ids, ids[0], short=short) for short in (True, False))
+        short, long = (self._at(ids[0], short, input_ids=ids) for short in (True, False))
         self.model.train(was_training)
         return torch.allclose(short.float(), long.float(), rtol=1e-3, atol=1e-3)
+
+    @torch.no_grad()
+    def load(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Take over the values of the trained parameters."""
+        for name, parameter in self.trainable.items():
+            parameter.copy_(values[name])
 
     def save(self, folder: Path) -> None:
         """Save the trained parameters: an adapter in PEFT's format, or the whole model."""
@@ -187,10 +204,15 @@ class Tuned:
             self.model.save_pretrained(folder)
 
 
-def attach(
-    base: Loaded, method: Method, *, seed: int = 0, device: str = "cpu", spare: bool = False
-) -> Tuned:
-    """Return a copy of a base model with a method attached, ready to train.
+@lru_cache(maxsize=2)
+def frozen(base: Loaded, device: str) -> Any:
+    """Return a base model that is not trained, for all runs to share: on a GPU in bfloat16."""
+    model = copy.deepcopy(base.model).to(device).requires_grad_(False)
+    return model.to(torch.bfloat16) if device == "cuda" else model
+
+
+def attach(base: Loaded, method: Method, *, seed: int = 0, device: str = "cpu") -> Tuned:
+    """Return a base model with a method attached, ready to train.
 
     Parameters
     ----------
@@ -202,8 +224,22 @@ def attach(
         Of the adapter's initial values.
     device : str
         Where to put it. On a GPU a frozen base is kept in bfloat16.
-    spare : bool
-        Whether to use up the base instead of copying it.
+
+    Raises
+    ------
+    TrainingError
+        If the prompt leaves no room in the model's context.
+    """
+    if method.config() is None:
+        return fitted(copy.deepcopy(base.model).to(device), base.context, method, seed=seed)
+    shared = frozen(base, device)
+    # A structure of its own around the same tensors.
+    model = copy.deepcopy(shared, {id(p): p for p in shared.parameters()})
+    return fitted(model, base.context, method, seed=seed)
+
+
+def fitted(model: Any, context: int, method: Method, *, seed: int = 0) -> Tuned:
+    """Put a method into a model, which it uses up; see `attach`.
 
     Raises
     ------
@@ -213,18 +249,16 @@ def attach(
     from peft import get_peft_model
 
     virtual = method.length if isinstance(method, Prompt) else 0
-    if virtual >= base.context:
+    if virtual >= context:
         raise TrainingError(
-            f"a prompt of {virtual} virtual tokens leaves no room in a context of {base.context}."
+            f"a prompt of {virtual} virtual tokens leaves no room in a context of {context}."
         )
-    model = (base.model if spare else copy.deepcopy(base.model)).to(device)
-    config = method.config()
-    if config is not None:
-        if device == "cuda":
-            model = model.to(torch.bfloat16)
-        torch.manual_seed(seed)
-        with warnings.catch_warnings():
-            # PEFT asks transformers for a name that is to go.
-            warnings.simplefilter("ignore", FutureWarning)
-            model = get_peft_model(model, config)
+    model, config = without_mask(model), method.config()
+    if config is None:
+        return Tuned(model, virtual)
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        # PEFT asks transformers for a name that is to go.
+        warnings.simplefilter("ignore", FutureWarning)
+        model = get_peft_model(model, config)
     return Tuned(model, virtual)

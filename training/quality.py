@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
+from tunecast.training.examples import Encoded
 from tunecast.training.ladder import quiet
 from tunecast.training.methods import Tuned
-from tunecast.training.run import Encoded
 from tunecast.training.tasks import TrainingError
 
 GENERATION_BATCH = 32

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tunecast.training.examples import Budget
 from tunecast.training.ladder import BaseModel, Pretraining, Rung
 from tunecast.training.methods import FMT, LoRA, Method, Prompt
-from tunecast.training.run import Budget
 from tunecast.training.tasks import TaskSource, TrainingError
 
 
@@ -177,6 +177,75 @@ def ladder() -> Recipe:
     )
 
 
+def h200(
+    *,
+    shapes: Sequence[tuple[int, int, int]] = (
+        (6, 144, 6),
+        (9, 192, 8),
+        (10, 288, 6),
+        (12, 384, 8),
+        (15, 512, 8),
+    ),
+    tiers: Sequence[Sequence[int]] = ((500, 1000, 2000, 4000), (8000, 16_000), (30_000,)),
+    translation: TaskSource | None = None,
+    summary: TaskSource | None = None,
+    pretraining: Pretraining | None = None,
+    budget: Budget | None = None,
+) -> Recipe:
+    """Return a ladder from 1.8 to 56 million parameters that one H200 makes in twenty minutes.
+
+    Six tenths of an exaFLOP for the base models and as much for the runs: the first ten minutes
+    are for ``tunecast sweep h200 --prepare``, the second for the sweep. Its runs come in tiers of
+    ever more examples, so that wherever it is stopped the table is a complete design; within a tier
+    the runs of one task, base model and method train side by side.
+
+    Parameters
+    ----------
+    shapes : sequence of (int, int, int)
+        Layers, widths and heads.
+    tiers : sequence of sequences of int
+        Numbers of examples, those that are to be made first in front.
+    translation, summary : TaskSource, optional
+        The tasks; by default Debian's descriptions.
+    pretraining : Pretraining, optional
+        Of the base models; by default on Debian's descriptions in English and German.
+    budget : Budget, optional
+        Of every run.
+    """
+    most = max(max(tier) for tier in tiers)
+    translate = translation or TaskSource(
+        name="debian-en-de", max_source=48, max_target=64, pool=most
+    )
+    summarise = summary or TaskSource(
+        name="debian-summarise", max_source=96, max_target=24, pool=most
+    )
+    plan = pretraining or Pretraining(
+        family="debian-8k",
+        corpus=replace(translate, pool=None),
+        languages=("en", "de"),
+        tokens=80_000_000,
+        vocabulary=8192,
+        block=256,
+        batch=128,
+    )
+    bases = rungs(plan, shapes)
+    cells = [
+        cell
+        for tier in tiers
+        for cell in grid([translate, summarise], bases, [FMT(), LoRA(), Prompt()], tier)
+    ]
+    return Recipe(
+        name="h200",
+        cells=tuple(cells),
+        seeds=(0, 1),
+        rates={label: rates[:3] for label, rates in RATES.items()},
+        budget=budget
+        or Budget(
+            epochs=1, examples=3000, evaluations=8, patience=3, dev_examples=256, test_examples=1000
+        ),
+    )
+
+
 def zhang2024() -> Recipe:
     """Return the design of arXiv:2402.17193, Table 1b, with the shapes of its Table 3.
 
@@ -261,6 +330,7 @@ def zhang2024() -> Recipe:
 RECIPES: Mapping[str, Callable[[], Recipe]] = {
     "tiny": tiny,
     "ladder": ladder,
+    "h200": h200,
     "zhang2024": zhang2024,
 }
 

@@ -1,18 +1,21 @@
 """One run by several processes, each with a GPU and a piece of every parameter (FSDP).
 
-The loop is that of `tunecast.training.run`: the same subset, batches, schedule and stopping. Each
-process takes its share of a batch, and gradients are means over the tokens of all shares, so that
-the losses are those of one process. Parameters, gradients and the optimizer are cut into as many
+The subset, batches, schedule, stopping and search are those of one process. Each process takes its
+share of a batch, and gradients are means over the tokens of all shares, so that the losses are
+those of one process too. Parameters, gradients and the optimizer are cut into as many
 pieces as there are processes (Zhao et al. 2023, arXiv:2304.11277); where there is a GPU a layer is
 put together in bfloat16, and the pieces stay in float32.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,10 +24,31 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from tunecast.training.ladder import Loaded, best_device
-from tunecast.training.methods import Method, Tuned, attach
+from tunecast.models.files import write_atomically
+from tunecast.training.examples import (
+    Budget,
+    Encoded,
+    Example,
+    collate,
+    order_from,
+    pool_of,
+    to_device,
+)
+from tunecast.training.ladder import Loaded, best_device, cosine
+from tunecast.training.loop import (
+    SAVE_EVERY,
+    Cost,
+    Diverged,
+    Outcome,
+    Progress,
+    losses,
+    ratio,
+    step_cost,
+    sums_of,
+)
+from tunecast.training.methods import Method, Tuned, fitted
 from tunecast.training.processes import obey_the_parent
-from tunecast.training.run import Alone, Budget, Encoded, Result, run, threads
+from tunecast.training.run import Alone, Result, run, threads
 
 GIVEN, GIVEN_MODEL, FOUND = "given.pickle", "model.pt", "found.pickle"
 
@@ -64,6 +88,7 @@ class Sharded(Tuned):
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         self.model, self.virtual, self.inner = tuned.model, tuned.virtual, tuned.inner
+        self.scale = tuned.scale
         half = torch.bfloat16 if device == "cuda" else None
         how: dict[str, Any] = {
             "mesh": init_device_mesh(device, (dist.get_world_size(),)),
@@ -80,8 +105,11 @@ class Sharded(Tuned):
                 fully_shard(module, **how)
         self._whole: Any = fully_shard(Whole(tuned), **how)
 
-    def logits(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def logits(
+        self, ids: torch.Tensor, positions: torch.Tensor, counts: Sequence[int] = ()
+    ) -> torch.Tensor:
         """Return the logits of the next token at some positions; see `Tuned.logits`."""
+        del counts
         logits: torch.Tensor = self._whole(ids, positions)
         return logits
 
@@ -104,8 +132,112 @@ class Ranks(Alone):
         """Return this process's piece of a base model with a method attached."""
         # From the file each time: its pages are shared by all processes until they are cut.
         model = torch.load(self._folder / GIVEN_MODEL, mmap=True, weights_only=False)
-        tuned = attach(replace(base, model=model), method, seed=seed, spare=True)
-        return Sharded(tuned, device)
+        return Sharded(fitted(model, base.context, method, seed=seed), device)
+
+    def cost(self, base: Loaded, method: Method, device: str) -> Cost:
+        """Return the FLOP of a training step, counted where shapes alone are."""
+        model = torch.load(self._folder / GIVEN_MODEL, mmap=True, weights_only=False)
+        tuned = fitted(model, base.context, method)
+        tuned.model.to("meta")
+        return step_cost(tuned, "meta")
+
+    def evaluate(
+        self, tuned: Tuned, examples: Sequence[Example], device: str
+    ) -> tuple[float, float]:
+        """Return the mean loss of all processes' examples and its standard error."""
+        pool = pool_of(examples)
+        order = np.argsort(pool.lengths, kind="stable")
+        mine = self.share(order)
+        part = [examples[k] for k in mine]
+        (sums,) = sums_of(tuned, pool_of(part), device, runs=1)
+        return ratio(self.gather(sums, len(order)), pool.targets[order])
+
+    def train(
+        self,
+        tuned: Tuned,
+        examples: Sequence[Example],
+        dev: Sequence[Example],
+        budget: Budget,
+        *,
+        rate: float,
+        seed: int,
+        device: str,
+        cost: Cost,
+        checkpoint: Path | None,
+        save_every: float = SAVE_EVERY,
+    ) -> Outcome:
+        """Train as one of several processes; the best checkpoint is in the outcome."""
+        at, steps = Progress(), budget.steps(len(examples))
+        parameters = tuned.trainable
+        if not steps:
+            at.best_dev, _ = self.evaluate(tuned, dev, device)
+            return Outcome(at, 0, parameters)
+        tuned.model.train()
+        pool, measured = pool_of(examples), budget.measured(len(examples))
+        torch.manual_seed(seed)  # of the dropout, where a model has it
+        optimizer = torch.optim.AdamW(
+            list(parameters.values()), lr=rate, weight_decay=0.0, fused=True
+        )
+        best = _copied(parameters)
+        kept = None
+        if checkpoint is not None and checkpoint.exists():
+            kept = torch.load(checkpoint, weights_only=True)
+        # A kill may have come between the first process's state and the last one's.
+        if self.same(0 if kept is None else kept["progress"]["step"]) and kept is not None:
+            at = Progress(**kept["progress"])
+            tuned.load(kept["parameters"])
+            best = kept["best"]
+            optimizer.load_state_dict(kept["optimizer"])
+            torch.set_rng_state(kept["random"])
+        saved = time.perf_counter()
+        since = saved
+        for batch_of in order_from(at.step, pool.lengths, budget, seed):
+            if at.stale >= budget.patience:
+                break
+            (batch,) = to_device([collate(pool, [np.array(self.share(batch_of))])], device)
+            loss, mean = self.loss(losses(tuned, batch), batch.rows, len(batch_of))
+            if not math.isfinite(mean):
+                raise Diverged(f"the training loss became {mean} at step {at.step + 1}")
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters.values(), budget.clip)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * cosine(at.step, steps, warm_up=budget.warm_up)
+            optimizer.step()
+            at.step += 1
+            at.tokens += int(pool.lengths[batch_of].sum())
+            at.flops += cost(
+                len(batch_of),
+                int(pool.lengths[batch_of].max()) - 1,
+                int(pool.targets[batch_of].sum()),
+            )
+            if at.step not in measured:
+                continue
+            now = time.perf_counter()  # the losses have been read, so the device is done
+            at.training += now - since
+            dev_loss, _ = self.evaluate(tuned, dev, device)
+            at.history.append((at.step, dev_loss))
+            at.stale += 1
+            if dev_loss < at.best_dev:
+                at.best_dev, at.best_step, at.stale = dev_loss, at.step, 0
+                best = _copied(parameters)
+            at.seconds += time.perf_counter() - since
+            since = time.perf_counter()
+            if self.first(since - saved) >= save_every and checkpoint is not None:
+                state = {
+                    "progress": {name: getattr(at, name) for name in Progress.__slots__},
+                    "best": best,
+                    "parameters": {name: p.detach() for name, p in parameters.items()},
+                    "optimizer": optimizer.state_dict(),
+                    "random": torch.get_rng_state(),
+                }
+                checkpoint.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(checkpoint, partial(torch.save, state))
+                saved = since
+        optimizer.zero_grad()
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        return Outcome(at, steps, best)
 
     def share(self, items: Sequence[int] | np.ndarray) -> list[int]:
         """Return every ``count``-th item; the last one is repeated until all have as many."""
@@ -142,6 +274,10 @@ class Ranks(Alone):
         least_most = torch.tensor([value, -value], dtype=torch.float64, device=self.device)
         dist.all_reduce(least_most, op=dist.ReduceOp.MIN)
         return bool(least_most[0] == -least_most[1])
+
+
+def _copied(parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in parameters.items()}
 
 
 def run_sharded(

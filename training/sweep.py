@@ -14,13 +14,15 @@ import math
 import multiprocessing
 import os
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections import Counter, deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,32 +39,35 @@ from tunecast.models.runs import (
     read_runs,
     shown,
 )
+from tunecast.training.examples import Budget, Encoded
 from tunecast.training.ladder import (
     BaseModel,
     Hub,
+    Loaded,
     Rung,
     best_device,
     body_size,
     load_base,
     outline,
 )
+from tunecast.training.loop import Diverged
 from tunecast.training.methods import FMT
+from tunecast.training.offline import in_tokens
 from tunecast.training.processes import obey_the_parent
 from tunecast.training.quality import scores
 from tunecast.training.recipes import Cell, Recipe
 from tunecast.training.run import (
-    Budget,
-    Diverged,
-    Encoded,
+    Ask,
     Result,
     check,
-    encode,
+    places_for,
     reason_of_failure,
     run,
+    run_stack,
     threads,
 )
 from tunecast.training.sharded import run_sharded
-from tunecast.training.tasks import TaskSource, TrainingError, load_task
+from tunecast.training.tasks import TaskSource, TrainingError
 
 # The share of a matrix multiplication's speed that training reaches, where no row tells it.
 UTILISATION = 0.5
@@ -264,17 +269,20 @@ class Setting:
         Folder of text, base models and interrupted runs.
     shards : int
         Processes, each with a GPU, that make a run together.
+    stacked : bool
+        Whether runs may train side by side.
     """
 
     budget: Budget
     table: str | Path
     cache: Path
     shards: int = 1
+    stacked: bool = True
 
 
 @lru_cache(maxsize=8)
 def _encoded(task: TaskSource, base: BaseModel, budget: Budget, cache: Path) -> Encoded:
-    return encode(load_task(task, cache), task, load_base(base, cache).tokenizer, budget)
+    return in_tokens(task, base, budget, cache)
 
 
 def prepare(base: BaseModel, cells: Sequence[Cell], budget: Budget, cache: Path) -> None:
@@ -285,18 +293,35 @@ def prepare(base: BaseModel, cells: Sequence[Cell], budget: Budget, cache: Path)
         check(loaded, _encoded(cell.task, base, budget, cache), cell.method, cell.examples)
 
 
-def in_worker(job: Job, setting: Setting, marks: Path) -> list[str]:
+# What a mark says while several runs are under way.
+IN_A_STACK = ""
+
+
+def groups_of(jobs: Iterable[Job], device: str) -> list[tuple[Job, ...]]:
+    """Return what each worker makes at a time: jobs in a row whose runs may train side by side.
+
+    On a CPU, where that brings little, the jobs are shared out one by one.
+    """
+    if device == "cpu":
+        return [(job,) for job in jobs]
+    return [
+        tuple(group)
+        for _, group in groupby(jobs, lambda j: (j.cell.task, j.cell.base, j.cell.method.label))
+    ]
+
+
+def in_worker(jobs: Sequence[Job], setting: Setting, marks: Path) -> list[str]:
     """Do `work`, leaving a mark of the run under way that only a violent end leaves behind."""
     try:
-        return work(job, setting, marks / str(os.getpid()))
+        return work(jobs, setting, marks / str(os.getpid()))
     except SystemExit:  # the pool would take it for an answer and begin the next job
         os._exit(1)
 
 
-def work(job: Job, setting: Setting, mark: Path | None = None) -> list[str]:
-    """Make the runs of a job and append their rows; return what is to be said of the failed."""
+def work(jobs: Sequence[Job], setting: Setting, mark: Path | None = None) -> list[str]:
+    """Make the runs of jobs and append their rows; return what is to be said of the failed."""
     failures = []
-    for row, extra in rows_made(job, setting, mark):
+    for row, extra in rows_made(jobs, setting, mark):
         append_run(setting.table, row, extra=extra)
         failures += failure(row, extra)
     return failures
@@ -312,14 +337,19 @@ def failure(row: Run, extra: Mapping[str, object]) -> list[str]:
     return [] if row.status == "done" else [f"{row.run_id}: {extra['reason']}"]
 
 
-def rows_made(
-    job: Job, setting: Setting, mark: Path | None = None
-) -> Iterator[tuple[Run, dict[str, object]]]:
-    """Make the runs of a job and give the row of each, with its further columns, as it ends.
+# A row and its further columns.
+type Row = tuple[Run, dict[str, object]]
+
+
+def rows_made(jobs: Sequence[Job], setting: Setting, mark: Path | None = None) -> Iterator[Row]:
+    """Make the runs of jobs and give the row of each as it ends.
+
+    The jobs have task, base model and method label in common. Where it is faster, and the setting
+    allows it, their runs train side by side, else one after the other.
 
     Parameters
     ----------
-    job : Job
+    jobs : sequence of Job
         What to run.
     setting : Setting
         How; the table is not written.
@@ -327,20 +357,86 @@ def rows_made(
         File in which to keep the name of the run under way.
     """
     threads(1)
-    rates, candidates, at_edge = job.rates, job.candidates, job.at_edge
-    for seed in job.seeds:
-        with marked(mark, job.cell.run_id(seed)):
-            result, status, reason = attempt(job.cell, seed, rates, setting)
-        extra: dict[str, object] = {"reason": reason}
-        if result is not None:
-            extra |= result.columns
-            if candidates is not None:
-                extra |= {"rate_candidates": candidates, "rate_at_edge": at_edge}
-            elif result.columns["learning_rate"] is not None:
-                rates = (float(str(result.columns["learning_rate"])),)
-                candidates = int(str(result.columns["rate_candidates"]))
-                at_edge = bool(result.columns["rate_at_edge"])
-        yield row_of(job.cell, seed, status, result, extra)
+    if setting.stacked and setting.shards == 1:
+        with marked(mark, IN_A_STACK):
+            jobs = yield from side_by_side(jobs, setting)
+    for job in jobs:
+        while job.seeds:
+            with marked(mark, job.cell.run_id(job.seeds[0])):
+                made = attempt(job.cell, job.seeds[0], job.rates, setting)
+            job, row = landed(job, *made)
+            yield row
+
+
+def landed(job: Job, result: Result | None, status: str, reason: str) -> tuple[Job, Row]:
+    """Return what is left of a job after its first missing run, and the row of that."""
+    seed = job.seeds[0]
+    extra: dict[str, object] = {"reason": reason}
+    left = replace(job, seeds=job.seeds[1:])
+    if result is not None:
+        extra |= result.columns
+        if job.candidates is not None:
+            extra |= {"rate_candidates": job.candidates, "rate_at_edge": job.at_edge}
+        elif result.columns["learning_rate"] is not None:
+            left = replace(
+                left,
+                rates=(float(str(result.columns["learning_rate"])),),
+                candidates=int(str(result.columns["rate_candidates"])),
+                at_edge=bool(result.columns["rate_at_edge"]),
+            )
+    return left, row_of(job.cell, seed, status, result, extra)
+
+
+def side_by_side(jobs: Sequence[Job], setting: Setting) -> Generator[Row, None, Sequence[Job]]:
+    """Make runs in a stack, if that is faster, and return what is left to be made one by one."""
+    budget, cache = setting.budget, setting.cache
+    cells = [job.cell for job in jobs if job.cell.examples]
+    runs = sum(len(job.rates) + len(job.seeds) - 1 for job in jobs if job.cell.examples)
+    if runs < 2:
+        return list(jobs)
+    left = {job.cell: job for job in jobs}
+    asked: dict[Ask, Job] = {}
+    waiting: deque[Ask] = deque()
+
+    def ask(job: Job) -> None:
+        # A search comes first and alone; once a rate is known, all seeds may train.
+        seeds = job.seeds[:1] if job.candidates is None else job.seeds
+        for seed in seeds:
+            wanted = Ask(
+                method=job.cell.method,
+                examples=job.cell.examples,
+                rates=job.rates,
+                seed=seed,
+                checkpoint=state_of(job.cell, seed, setting),
+            )
+            asked[wanted] = replace(job, seeds=(seed,))
+            waiting.append(wanted)
+
+    try:
+        base = load_base(cells[0].base, cache)
+        task = _encoded(cells[0].task, cells[0].base, budget, cache)
+        widest = max((cell.method for cell in cells), key=lambda method: method.setting)
+        places = places_for(base, task, widest, budget)
+        if places == 1:
+            return list(jobs)
+        for job in jobs:
+            if job.cell.examples:
+                ask(job)
+        for wanted, made in run_stack(
+            base, task, waiting, budget, widest=widest, places=min(places, runs)
+        ):
+            one = asked.pop(wanted)
+            result = None if isinstance(made, Diverged) else scored(made, task, base, budget)
+            status, reason = ("diverged", str(made)) if result is None else ("done", "")
+            after, row = landed(one, result, status, reason)
+            rest = tuple(seed for seed in left[one.cell].seeds if seed != wanted.seed)
+            left[one.cell] = replace(after, seeds=rest)
+            if one.candidates is None:
+                ask(left[one.cell])
+            yield row
+    except Exception as error:  # one by one it may go well, or a row will say why not
+        warnings.warn(f"runs go on one by one: {reason_of_failure(error)}.", stacklevel=2)
+    return list(left.values())
 
 
 @contextmanager
@@ -356,14 +452,26 @@ def marked(mark: Path | None, name: str) -> Iterator[None]:
         mark.unlink(missing_ok=True)
 
 
+def state_of(cell: Cell, seed: int, setting: Setting) -> Path:
+    """Return where the state of a run is kept while it trains."""
+    # Whatever would make it another run, or the run of another sweep, is in the name of its state.
+    name = repr((cell, seed, setting.budget, identity(setting.table)))
+    return setting.cache / "running" / hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def scored(result: Result, task: Encoded, base: Loaded, budget: Budget) -> Result:
+    """Add the scores of generated text to what a run measured, if they are asked for."""
+    if not budget.generate or result.tuned is None:
+        return result
+    found = scores(result.tuned, task, base.tokenizer, budget.generate, best_device())
+    return replace(result, columns={**result.columns, **found})
+
+
 def attempt(
     cell: Cell, seed: int, rates: tuple[float, ...], setting: Setting
 ) -> tuple[Result | None, str, str]:
     """Make one run; return what it measured, its status and, if it failed, why."""
     budget, cache = setting.budget, setting.cache
-    # Whatever would make it another run, or the run of another sweep, is in the name of its state.
-    name = repr((cell, seed, budget, identity(setting.table)))
-    state = cache / "running" / hashlib.sha256(name.encode()).hexdigest()[:16]
     make = run if setting.shards == 1 else partial(run_sharded, shards=setting.shards)
     try:
         base = load_base(cell.base, cache)
@@ -376,11 +484,9 @@ def attempt(
             rates=rates,
             seed=seed,
             budget=budget,
-            checkpoint=state,
+            checkpoint=state_of(cell, seed, setting),
         )
-        if budget.generate and result.tuned is not None:
-            found = scores(result.tuned, task, base.tokenizer, budget.generate, best_device())
-            result = replace(result, columns={**result.columns, **found})
+        result = scored(result, task, base, budget)
     except Diverged as error:
         return None, "diverged", str(error)
     except Exception as error:  # whatever it is, the row says so and the sweep goes on
@@ -394,7 +500,7 @@ def row_of(
     status: str,
     result: Result | None,
     extra: Mapping[str, object],
-) -> tuple[Run, dict[str, object]]:
+) -> Row:
     """Return the row of one run and its further columns."""
     columns = dict(extra)
     base = cell.base
@@ -416,6 +522,8 @@ def row_of(
         status=status,
         train_flops=_number(columns.pop("train_flops", None)),
         gpu_seconds=_number(columns.pop("gpu_seconds", None)),
+        tokens_per_second=_number(columns.pop("tokens_per_second", None)),
+        mfu=_number(columns.pop("mfu", None)),
     )
     return row, columns
 
@@ -614,16 +722,18 @@ def _make_here(
                     collect(ready, show, "base models")
                     made = [
                         (
-                            pool.submit(in_worker, job, setting, marks),
-                            expected_flops(job, setting.budget),
-                            len(job.seeds),
+                            pool.submit(in_worker, group, setting, marks),
+                            sum(expected_flops(job, setting.budget) for job in group),
+                            sum(len(job.seeds) for job in group),
                         )
-                        for job in jobs
+                        for group in groups_of(jobs, best_device())
                     ]
                     said = collect(made, show, "runs")
                     return failures + [reason for reasons in said for reason in reasons]
             except BrokenProcessPool:
                 failures += _killed(jobs, recipe, setting.table, marks)
+                # Which of a stack's runs was too large shows one by one.
+                setting = replace(setting, stacked=False)
         jobs = _rest(jobs, recipe, setting.table)
     return failures
 
@@ -665,35 +775,40 @@ def _make_on_ray(
         line = show.add_task("base models", total=len(calls), done=0, all=len(calls))
         for done, _ in enumerate(cluster.each_done(prepare, calls, each), start=1):
             show.update(line, completed=done, done=done)
-        weights = {job.cell: expected_flops(job, setting.budget) / len(job.seeds) for job in jobs}
-        runs = sum(len(job.seeds) for job in jobs)
-        total = sum(weights[job.cell] * len(job.seeds) for job in jobs)
+        weights = {
+            job.cell.run_id(seed): expected_flops(job, setting.budget) / len(job.seeds)
+            for job in jobs
+            for seed in job.seeds
+        }
+        runs, total = len(weights), sum(weights.values())
         line = show.add_task("runs", total=total, done=0, all=runs)
         streams = cluster.Streams(rows_made, each)
-        for job in jobs:
-            streams.add(job, job, remote)
+        # A run on several GPUs trains by itself, and on a CPU stacks bring little.
+        for group in groups_of(jobs, "cuda" if 0 < each <= 1 else "cpu"):
+            streams.add(group, group, remote)
+        alone = replace(remote, stacked=False)
         made = 0
-        for job, item in streams:
-            given_up = isinstance(item, cluster.Lost)
-            if given_up:
-                if not (left := _rest([job], recipe, table)):
-                    continue
-                cell, seed = job.cell, left[0].seeds[0]
-                lost[cell.run_id(seed)] += 1
-                times = lost[cell.run_id(seed)]
-                if times < cluster.LOSSES:
-                    streams.add(left[0], left[0], remote)
-                    continue
-                reason = f"lost its worker {times} times ({item.reason})"
-                item = row_of(cell, seed, "failed", None, {"reason": reason})
-            row, extra = item
-            append_run(table, row, extra=extra)
-            failures += failure(row, extra)
-            made += 1
-            show.update(line, advance=weights[job.cell], done=made)
-            if given_up:
-                for rest in _rest([job], recipe, table):
-                    streams.add(rest, rest, remote)
+        for group, item in streams:
+            rows = [] if isinstance(item, cluster.Lost) else [item]
+            if isinstance(item, cluster.Lost):
+                # One by one, it shows which run of a stack takes its worker down.
+                left = deque(_rest(group, recipe, table))
+                while left:
+                    job = left.popleft()
+                    name = job.cell.run_id(job.seeds[0])
+                    lost[name] += 1
+                    if lost[name] < cluster.LOSSES or len(group) > 1:
+                        streams.add((job,), (job,), alone)
+                        continue
+                    reason = f"lost its worker {lost[name]} times ({item.reason})"
+                    rows.append(row_of(job.cell, job.seeds[0], "failed", None, {"reason": reason}))
+                    if len(job.seeds) > 1:
+                        left.append(replace(job, seeds=job.seeds[1:]))
+            for row, extra in rows:
+                append_run(table, row, extra=extra)
+                failures += failure(row, extra)
+                made += 1
+                show.update(line, advance=weights[row.run_id], done=made)
     return failures
 
 
@@ -713,7 +828,7 @@ def _killed(jobs: Sequence[Job], recipe: Recipe, table: str | Path, marks: Path)
             row, extra = row_of(cell, seed, "failed", None, {"reason": reason})
             append_run(table, row, extra=extra)
             found += failure(row, extra)
-    if not found:
+    if not found and IN_A_STACK not in names:
         raise TrainingError(
             f"a worker of recipe '{recipe.name}' was killed while getting base models and text "
             "ready, perhaps for want of memory."
