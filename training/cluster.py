@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tunecast.models.runs import RunTableError
+from tunecast.models.runs import RunTableError, one_line
 from tunecast.training.tasks import TrainingError
 
 try:
@@ -60,7 +60,7 @@ def connected(address: str, workers: int) -> Iterator[None]:
     Raises
     ------
     TrainingError
-        If there is no such cluster.
+        If there is no such cluster, or Ray does not start.
     """
     if ray.is_initialized():
         yield
@@ -85,6 +85,8 @@ def connected(address: str, workers: int) -> Iterator[None]:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here)
     except ConnectionError:
         raise TrainingError("no Ray cluster runs on this machine.") from None
+    except Exception as error:  # a bare one, where its start took too long
+        raise TrainingError(f"Ray cannot be started: {one_line(error)}.") from error
     try:
         yield
     finally:
