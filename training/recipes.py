@@ -214,7 +214,7 @@ def h200(
     """
     most = max(max(tier) for tier in tiers)
     translate = translation or TaskSource(
-        name="debian-en-de", max_source=48, max_target=64, pool=most
+        name="debian-en-de", max_source=64, max_target=80, pool=most
     )
     summarise = summary or TaskSource(
         name="debian-summarise", max_source=96, max_target=24, pool=most

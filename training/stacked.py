@@ -130,7 +130,11 @@ class Stack:
 
     def checkpointing(self) -> None:
         """Keep the inputs of layers alone, and compute the rest anew in the backward pass."""
-        self.tuned.inner.gradient_checkpointing_enable({"use_reentrant": False})
+        model = self.tuned.inner
+        # Its older name is to go from transformers, and the newer is not in every release of 5.
+        name = "activation_checkpointing_enable"
+        enable = getattr(model, name, None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
 
     # ------------------------------------------------------------------------- the forward pass
 
