@@ -152,8 +152,8 @@ def with_trl(base: Loaded, task: Encoded, method: Method, budget: Budget) -> flo
     on_gpu = best_device() == "cuda"
     rows = [
         {
-            "input_ids": e.ids.tolist(),
-            "completion_mask": [0] * (len(e.ids) - e.targets) + [1] * e.targets,
+            "input_ids": (ids := e.ids.tolist()),
+            "labels": [-100] * (len(ids) - e.targets) + ids[len(ids) - e.targets :],
         }
         for e in task.train
     ]
@@ -169,7 +169,6 @@ def with_trl(base: Loaded, task: Encoded, method: Method, budget: Budget) -> flo
             gradient_checkpointing=False,
             packing=False,
             max_length=None,
-            completion_only_loss=True,
             train_sampling_strategy="group_by_length",
             dataset_kwargs={"skip_prepare_dataset": True},
             report_to=[],
@@ -184,7 +183,6 @@ def with_trl(base: Loaded, task: Encoded, method: Method, budget: Budget) -> flo
             tuned.model,
             arguments,
             train_dataset=datasets.Dataset.from_list(rows),
-            data_collator=trl.trainer.sft_trainer.DataCollatorForLanguageModeling(pad_token_id=0),
             processing_class=tokenizer_of(base),
             callbacks=[clock],
         ).train()
@@ -219,9 +217,8 @@ def one_process(
         os.environ["CUDA_VISIBLE_DEVICES"] = devices
     threads(1)
     base, task = base_of(*shape, vocabulary), task_of(vocabulary, 40 * batch)
-    pool, began = pool_of(task.train), time.perf_counter()
+    pool = pool_of(task.train)
     times = [measured_step(base, task, pool, FMT(), Budget(batch=batch), 1)[0] for _ in range(3)]
-    del began
     return float(np.median(times))
 
 
