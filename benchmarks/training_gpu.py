@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import multiprocessing
 import os
 import resource
@@ -30,13 +31,14 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
+import peft
 import torch
 import transformers
 from resume import save
 
 from tunecast.training.examples import Budget, Encoded, Example, order_from, pool_of
 from tunecast.training.ladder import Loaded, autocast, best_device, body_size
-from tunecast.training.methods import FMT, LoRA, Method, attach
+from tunecast.training.methods import FMT, LoRA, Method
 from tunecast.training.recipes import h200
 from tunecast.training.run import measured_step, peak_flops, threads
 from tunecast.training.stacked import NotStackable
@@ -110,10 +112,19 @@ def side_by_side(examples: list[Example]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
+def usual(base: Loaded, method: Method) -> Any:
+    """Return the model as PEFT's users have it, a frozen base in bfloat16 on a GPU."""
+    model = copy.deepcopy(base.model).to(best_device()).train()
+    config = method.config()
+    if config is None:
+        return model
+    return peft.get_peft_model(model.bfloat16() if best_device() == "cuda" else model, config)
+
+
 def with_peft(base: Loaded, task: Encoded, method: Method, budget: Budget) -> float:
     """Return the seconds of a step of the usual loop: PEFT, AdamW, bfloat16 on a GPU."""
     device = best_device()
-    model = attach(base, method, device=device).model.train()
+    model = usual(base, method)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0, fused=True)
     lengths = pool_of(task.train).lengths
@@ -177,15 +188,15 @@ def with_trl(base: Loaded, task: Encoded, method: Method, budget: Budget) -> flo
             logging_strategy="no",
             dataloader_pin_memory=on_gpu,
         )
-        # An adapter on PEFT's model as it comes from `attach`, so that all ways train the same.
-        tuned = attach(base, method, device=best_device())
-        trl.SFTTrainer(
-            tuned.model,
+        trainer = trl.SFTTrainer(
+            usual(base, method),
             arguments,
             train_dataset=datasets.Dataset.from_list(rows),
             processing_class=tokenizer_of(base),
             callbacks=[clock],
-        ).train()
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
     first, last = clock.times
     return (last - first) / STEPS
 
