@@ -489,6 +489,44 @@ def test_a_step_is_measured(base: Loaded, task: Encoded) -> None:
     assert many[1] == pytest.approx(8 * one[1], rel=0.2)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("label", list(SETTINGS))
+def test_a_stack_on_a_gpu_waits_for_nothing_and_learns_as_alone(
+    label: str, base: Loaded, task: Encoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(k: int) -> Any:
+        return attach(base, SETTINGS[label][k], seed=k, device="cuda")
+
+    plain = loop._step
+
+    def step(*args: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return plain(*args)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    members = [member(base, task, label, k, start=partial(started, k)) for k in range(3)]
+    widest_there = attach(base, max(SETTINGS[label], key=lambda m: m.setting), device="cuda")
+    monkeypatch.setattr(loop, "_step", step)
+    found = dict(
+        train_stack(
+            Stack(widest_there, 3),
+            deque(members),
+            pool_of(task.train),
+            task.dev,
+            BUDGET,
+            "cuda",
+        )
+    )
+    for k, asked in enumerate(members):
+        solo = alone(base, task, member(base, task, label, k), BUDGET)
+        outcome = found[asked]
+        assert isinstance(outcome, Outcome)
+        assert outcome.progress.best_dev == pytest.approx(solo.progress.best_dev, rel=0.03)
+
+
 @pytest.mark.slow
 def test_the_gpu_benchmark_runs_as_a_toy(tmp_path: Path) -> None:
     out = tmp_path / "toy.json"
