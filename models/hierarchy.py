@@ -30,7 +30,7 @@ import numpy as np
 
 from tunecast.models.laws import Law, get_law
 from tunecast.models.layout import Layout
-from tunecast.models.priors import BASE_EFFECT_DF, EFFECT_SPREAD, PriorTable
+from tunecast.models.priors import BASE_EFFECT_DF, EFFECT_SPREAD, LEVEL_SPREAD, PriorTable
 
 # draw(name, location, scale, dims, df) returns a (batch of) variable(s); df None means normal.
 type Draw = Callable[[str, Any, Any, tuple[str, ...], float | None], Any]
@@ -191,7 +191,7 @@ def believe(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> Belief:
     own = {name: value[..., layout.curve_cell] for name, value in cell.items()}
     expected_level, expected_share = at_factors(law, factors, own, layout.curve_x, xp)
     scatter: dict[str, Array] = {
-        name: _positive(f"scatter_{name}", priors[name].scatter, draw, xp)
+        name: _positive(f"scatter_{name}", priors[name].scatter, EFFECT_SPREAD, draw, xp)
         for name in ("share", "rate", "onset")
         if name in names
     }
@@ -239,7 +239,7 @@ def believe(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> Belief:
     )
 
 
-def _positive(name: str, median: float, draw: Draw, xp: Any, spread: float = EFFECT_SPREAD) -> Any:
+def _positive(name: str, median: float, spread: float, draw: Draw, xp: Any) -> Any:
     return xp.exp(np.log(median) + spread * draw(name, 0.0, 1.0, (), None))
 
 
@@ -397,7 +397,8 @@ def _levels(
         )
         level = mean - mean_shape
         return level, (level - expected)[..., np.argsort(layout.curve_base)], base_sd
-    scatter["level"] = _positive("scatter_level", priors["level"].scatter, draw, xp)
+    median = priors["level"].scatter
+    scatter["level"] = _positive("scatter_level", median, LEVEL_SPREAD, draw, xp)
     base = base_sd[..., None] * draw("base_effect", 0.0, 1.0, ("base_model",), BASE_EFFECT_DF)
     location = expected + base[..., layout.curve_base] + mean_shape
     mean = draw("curve_mean", location, scatter["level"][..., None], ("curve",), None)

@@ -40,7 +40,8 @@ class Prior:
         Median standard deviation between the levels of a cell column (tasks, methods, families),
         on the scale of the coordinate; learned, with a log-scale uncertainty of `EFFECT_SPREAD`.
     scatter : float
-        Median standard deviation of a curve around its cell, likewise learned.
+        Median standard deviation of a curve around its cell, likewise learned; in level, with a
+        log-scale uncertainty of `LEVEL_SPREAD`.
     meaning : str
         One phrase for printed results.
     """
@@ -55,6 +56,9 @@ class Prior:
 # Log-scale standard deviation of every learned scale: two thirds lie within a factor of 1.65. A
 # log-normal keeps scales off zero, where hierarchical posteriors have their funnels.
 EFFECT_SPREAD = 0.5
+
+# The same for the scatter of curves in level, of which published runs say 0.006 and 0.07 (below).
+LEVEL_SPREAD = 1.0
 
 # Degrees of freedom of the base-model effect: heavy enough for a checkpoint that trained badly.
 BASE_EFFECT_DF = 4.0
@@ -71,7 +75,7 @@ WEAK: PriorTable = {
     "share": Prior(-1.0, 2.0, 1.0, 0.3, "logit of the irreducible share E / L"),
     "rate": Prior(math.log(0.1), 1.2, 1.0, 0.2, "log beta"),
     "alpha": Prior(0.15, 0.2, 0.1, _NONE, "exponent of a factor"),
-    "gamma": Prior(0.0, 0.05, 0.01, _NONE, "exponent of a factor in the whole loss"),
+    "gamma": Prior(0.0, 0.02, 0.005, _NONE, "exponent of a factor in the whole loss"),
     "onset": Prior(1.0, 1.0, 0.4, 0.3, "logit of how far the power phase has begun"),
     "split": Prior(0.0, 1.0, 0.5, _NONE, "log of a factor's part of the floor against E's"),
     "base_effect": Prior(math.log(0.01), 1.0, _NONE, _NONE, "log sd of base-model effects"),
