@@ -526,7 +526,7 @@ def _greedy_note(answer: Plan) -> str:
 @app.command()
 def sweep(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe: tiny, ladder, zhang2024, or FILE.py:function.")
+        str, typer.Argument(help="A recipe: tiny, ladder, h200, zhang2024, or FILE.py:function.")
     ],
     output: Annotated[
         str,
@@ -557,14 +557,27 @@ def sweep(
         Path | None,
         typer.Option(metavar="PLAN.csv", help="Run these cells of the recipe alone."),
     ] = None,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Get base models and text ready, and run nothing.")
+    ] = False,
+    pack: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write the recipe's text as tokens into a folder that serves as TUNECAST_CACHE on "
+            "a machine without a network, and run nothing.",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune what a recipe asks for and append a row for each run."""
     _require_training(ray)
     from tunecast.analysis.tables import show
+    from tunecast.models.files import default_cache
     from tunecast.models.runs import shown
+    from tunecast.training.offline import pack as pack_tokens
     from tunecast.training.recipes import find_recipe
-    from tunecast.training.sweep import forecast_cost, planned
+    from tunecast.training.sweep import forecast_cost, planned, prepare_all
     from tunecast.training.sweep import sweep as make_runs
 
     made = find_recipe(recipe)
@@ -580,6 +593,13 @@ def sweep(
             f"{total['runs']:.0f} runs, about {total['flops']:.2g} FLOP and "
             f"{_duration(total['seconds'])}; base models that are not there yet come on top."
         )
+        return
+    if pack is not None:
+        size = pack_tokens(made, pack, default_cache())
+        _say(f"{pack}: {size / 1e6:.3g} MB of tokens; elsewhere set TUNECAST_CACHE to this folder.")
+        return
+    if prepare:
+        prepare_all(made, default_cache(), _say)
         return
     found = make_runs(
         made, output, workers=workers, ray=ray, gpus=gpus_per_run, progress=_shows(quiet)

@@ -74,24 +74,26 @@ def _numbers(numbers: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _backtest(found: Mapping[str, Any]) -> str:
     """Means over the splits that tunecast has run, for each forecaster that has run them."""
-    rows = [row for row in found["scores"] if row["group"] == "all"]
-    ours = {row["split"] for row in rows if row["forecaster"] == "tunecast"}
+    every = [row for row in found["scores"] if row["group"] == "all"]
+    ours = {row["split"] for row in every if row["forecaster"] == "tunecast"}
     scored: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
+    for row in every:
         if row["split"] in ours:
             scored.setdefault(row["forecaster"], []).append(row)
     lines = [
-        "| forecaster | CRPS | log score | 90 % coverage | lowest of a split | splits |",
-        "|---|---|---|---|---|---|",
+        "| forecaster | splits | CRPS | tunecast's there | log score | tunecast's there "
+        "| 90 % coverage | lowest of a split |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, some in scored.items():
-        crps, log_score, cover = (
-            [row[key] for row in some] for key in ("crps", "log_score", "cover90")
-        )
-        lines.append(
-            f"| {name} | {fmean(crps):.4f} | {fmean(log_score):.2f} | {fmean(cover):.3f} "
-            f"| {min(cover):.3f} | {len(some)} |"
-        )
+        splits = {row["split"] for row in some}
+        same = [row for row in scored["tunecast"] if row["split"] in splits]
+        cover = [row["cover90"] for row in some]
+        cells = [name, str(len(some))]
+        for key, digits in (("crps", 4), ("log_score", 2)):
+            cells += [f"{fmean(row[key] for row in rows):.{digits}f}" for rows in (some, same)]
+        cells += [f"{fmean(cover):.3f}", f"{min(cover):.3f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -310,6 +310,20 @@ def test_a_run_adds_up_what_it_costs(base: Loaded, task: Encoded) -> None:
     assert float(str(result.columns["gpu_seconds"])) > 0
 
 
+def test_speed_and_utilisation_follow_from_the_costs(
+    base: Loaded, task: Encoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are of training alone; the share of the peak is left out where no sheet tells a peak."""
+    assert made(LoRA(2), base, task).columns["mfu"] is None
+    monkeypatch.setattr(runs, "peak_flops", lambda device: 1e9)
+    columns = {k: float(str(v)) for k, v in made(LoRA(2), base, task).columns.items() if k in (
+        "mfu", "tokens_per_second", "train_flops", "train_tokens", "gpu_seconds")}  # fmt: skip
+    each = columns["train_flops"] / columns["train_tokens"]
+    assert columns["mfu"] == pytest.approx(columns["tokens_per_second"] * each / 1e9)
+    # Evaluation is part of the seconds that a run costs.
+    assert columns["tokens_per_second"] * columns["gpu_seconds"] > columns["train_tokens"]
+
+
 # --------------------------------------------------------------------------- choosing the rate
 
 

@@ -343,7 +343,7 @@ def document_tokens(texts: Iterable[str], tokenizer: Any, most: float = math.inf
     """Return documents one after the other, each between its two marks, about ``most`` tokens."""
     pieces: list[list[int]] = []
     count = 0
-    for part in batched(texts, 1000, strict=False):
+    for part in batched(texts, 1000):
         for ids in tokenizer(list(part), add_special_tokens=False).input_ids:
             pieces.append([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id])
             count += len(ids) + 2

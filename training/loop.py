@@ -375,7 +375,7 @@ def train_stack(
             for run, row in zip(good, sums, strict=True):
                 run.at.seconds += (now - since) / len(good)
                 try:
-                    run.judge(ratio(row, judged.targets)[0], stack)
+                    run.judge(ratio(row, judged.targets)[0])
                 except Diverged as reason:
                     bad[run] = reason
         for run in due:
@@ -431,7 +431,7 @@ class Live:
         step = self.at.step - len(found) + int(bad[0]) + 1
         return Diverged(f"the training loss became {found[bad[0]]} at step {step}")
 
-    def judge(self, dev_loss: float, stack: Stack) -> None:
+    def judge(self, dev_loss: float) -> None:
         """Take note of a dev loss."""
         self.at.history.append((self.at.step, dev_loss))
         self.at.stale += 1
@@ -453,7 +453,7 @@ class Live:
         state = {
             "progress": {name: getattr(self.at, name) for name in Progress.__slots__},
             "best": self.best,
-            "row": self.row.detach(),
+            "row": self.row.detach().clone(),  # without the rows of the others
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
         }

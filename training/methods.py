@@ -208,7 +208,10 @@ class Tuned:
 def frozen(base: Loaded, device: str) -> Any:
     """Return a base model that is not trained, for all runs to share: on a GPU in bfloat16."""
     model = copy.deepcopy(base.model).to(device).requires_grad_(False)
-    return model.to(torch.bfloat16) if device == "cuda" else model
+    if device == "cuda":
+        for parameter in model.parameters():  # and no buffer: angles of positions need float32
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return without_mask(model)
 
 
 def attach(base: Loaded, method: Method, *, seed: int = 0, device: str = "cpu") -> Tuned:

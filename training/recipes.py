@@ -194,10 +194,10 @@ def h200(
 ) -> Recipe:
     """Return a ladder from 1.8 to 56 million parameters that one H200 makes in twenty minutes.
 
-    Six tenths of an exaFLOP for the base models and as much for the runs: the first ten minutes
-    are for ``tunecast sweep h200 --prepare``, the second for the sweep. Its runs come in tiers of
-    ever more examples, so that wherever it is stopped the table is a complete design; within a tier
-    the runs of one task, base model and method train side by side.
+    About 5.5e16 FLOP are for the base models (``tunecast sweep h200 --prepare``) and as much for
+    the runs: at 1e14 a second, a tenth of the peak, ten minutes each. Runs come in tiers of ever
+    more examples, so that wherever a sweep is stopped the table is nearly a complete design; within
+    a tier the runs of one task, base model and method train side by side.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def h200(
     """
     most = max(max(tier) for tier in tiers)
     translate = translation or TaskSource(
-        name="debian-en-de", max_source=48, max_target=64, pool=most
+        name="debian-en-de", max_source=64, max_target=80, pool=most
     )
     summarise = summary or TaskSource(
         name="debian-summarise", max_source=96, max_target=24, pool=most

@@ -385,7 +385,7 @@ def places_for(base: Loaded, task: Encoded, method: Method, budget: Budget) -> i
     best, fastest, places = 1, 0.0, 1
     while places <= min(MOST_PLACES, room):
         try:
-            speed = places / step_seconds(base, task, pool, method, budget, places)
+            speed = places / measured_step(base, task, pool, method, budget, places)[0]
         except (NotStackable, torch.OutOfMemoryError):
             break
         if speed < WORTH * fastest:
@@ -401,10 +401,19 @@ def free_memory(device: str) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def step_seconds(
-    base: Loaded, task: Encoded, pool: Pool, method: Method, budget: Budget, places: int
-) -> float:
-    """Return the seconds of a step of so many runs, the mean of one round of lengths.
+def measured_step(
+    base: Loaded,
+    task: Encoded,
+    pool: Pool,
+    method: Method,
+    budget: Budget,
+    places: int,
+    *,
+    compiled: bool = False,
+) -> tuple[float, float]:
+    """Return the seconds and the FLOP of a step of so many runs, means of one round of lengths.
+
+    With ``compiled``, the model's body goes through torch.compile first.
 
     Raises
     ------
@@ -415,6 +424,8 @@ def step_seconds(
     """
     device = best_device()
     stack = Stack(attach(base, method, device=device), places)
+    if compiled:
+        stack.tuned.inner.base_model.compile(dynamic=True)
     begun = attach(base, method, device=device)
     stack.tuned.model.train()
     # Enough passes for a warm-up and for what is measured, whatever the number of examples.
@@ -427,7 +438,7 @@ def step_seconds(
                 rate=1e-4,
                 seed=seed,
                 start=lambda: begun,
-                cost=lambda *shape: 1,
+                cost=_cost(base, method, device),
             ),
             seed,
             stack,
@@ -438,14 +449,15 @@ def step_seconds(
     ]
     # Other processes on a CPU would count as time of this one.
     clock = time.perf_counter if device == "cuda" else time.process_time
-    began = clock()
+    began, flops = clock(), 0
     for steps in (1, PERIOD):
-        began = clock()
+        began, flops = clock(), sum(run.at.flops for run in live)
         advance(stack, live, steps, pool, budget, device, Memory(fixed=True))
         live[0].first_bad()  # waits for the device
-    seconds = (clock() - began) / PERIOD
+    seconds = clock() - began
+    flops = sum(run.at.flops for run in live) - flops
     sums_of(stack, pool_of(task.dev), device, places)  # if memory does not suffice, now
-    return seconds
+    return seconds / PERIOD, flops / PERIOD
 
 
 def check(base: Loaded, task: Encoded, method: Method, examples: int) -> None:

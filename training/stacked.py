@@ -63,14 +63,14 @@ class Stack:
         self._active = list(range(places))
         self._index = torch.arange(places, device=device)
         self._counts: Sequence[int] = ()
-        self._parameters = [torch.nn.Parameter(part) for part in self._split(self.values)]
         if places > 1:
+            self._parameters = [torch.nn.Parameter(part) for part in self._split(self.values)]
             self._widen()
-            return
-        self.values[0] = self.packed(tuned.trainable)
-        self._parameters = list(tuned.trainable.values())
-        for parameter, part in zip(self._parameters, self._split(self.values), strict=True):
-            parameter.data = part[0]
+        else:
+            self._parameters = list(tuned.trainable.values())
+            self.values[0] = self.packed(tuned.trainable)
+            for parameter, part in zip(self._parameters, self._split(self.values), strict=True):
+                parameter.data = part[0]
 
     # ------------------------------------------------------------------------- rows
 
@@ -130,7 +130,11 @@ class Stack:
 
     def checkpointing(self) -> None:
         """Keep the inputs of layers alone, and compute the rest anew in the backward pass."""
-        self.tuned.inner.gradient_checkpointing_enable({"use_reentrant": False})
+        model = self.tuned.inner
+        # Its older name is to go from transformers, and the newer is not in every release of 5.
+        name = "activation_checkpointing_enable"
+        enable = getattr(model, name, None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
 
     # ------------------------------------------------------------------------- the forward pass
 
@@ -181,22 +185,23 @@ class Stack:
         ids = torch.arange(24, device=device).view(4, 6)
         where = torch.arange(12, device=device)
         model.eval()
-        with autocast(device.type):
-            alone = []
-            for place in (0, 1):
-                for p in self.tuned.trainable.values():
-                    p.add_(0.02 * torch.randn(p.shape, generator=generator).to(p))
+        alone = []
+        for place in (0, 1):
+            for p in self.tuned.trainable.values():
+                p.add_(0.02 * torch.randn(p.shape, generator=generator).to(p))
+            self.values[place] = self.packed(self.tuned.trainable)
+            with autocast(device.type):  # which remembers parameters for as long as it lasts
                 alone.append(self.tuned.logits(ids[2 * place : 2 * place + 2], where))
-                self.values[place] = self.packed(self.tuned.trainable)
-            self._replace(model)
-            self.take([0, 1])
-            try:
+        self._replace(model)
+        self.take([0, 1])
+        try:
+            with autocast(device.type):
                 both = self.logits(ids, torch.cat([where, where + 12]), (12, 12))
-            except (RuntimeError, TypeError, ValueError, IndexError) as error:
-                raise NotStackable(f"its layers do not take several runs: {error}") from error
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise NotStackable(f"its layers do not take several runs: {error}") from error
         wanted = torch.cat(alone).float()
-        error_of = (both.float() - wanted).abs().max() / wanted.abs().max()
-        if error_of > (0.05 if device.type == "cuda" else 1e-4):
+        error = (both.float() - wanted).abs().max() / wanted.abs().max()
+        if error > (1e-4 if both.dtype == torch.float32 else 0.05):
             raise NotStackable("its layers mix the examples of a batch")
         model.train()
 

@@ -16,7 +16,7 @@ import os
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -71,6 +71,8 @@ from tunecast.training.tasks import TaskSource, TrainingError
 
 # The share of a matrix multiplication's speed that training reaches, where no row tells it.
 UTILISATION = 0.5
+# The share of a pre-training after which its whole duration is forecast.
+CALIBRATED = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -291,6 +293,26 @@ def prepare(base: BaseModel, cells: Sequence[Cell], budget: Budget, cache: Path)
     loaded = load_base(base, cache)
     for cell in cells:
         check(loaded, _encoded(cell.task, base, budget, cache), cell.method, cell.examples)
+
+
+def prepare_all(recipe: Recipe, cache: Path, say: Callable[[str], None]) -> None:
+    """Get every base model and text of a recipe ready, one after the other, and say how fast."""
+    by_base: dict[BaseModel, list[Cell]] = {}
+    for cell in recipe.cells:
+        by_base.setdefault(cell.base, []).append(cell)
+    for base, cells in by_base.items():
+        started, told = time.perf_counter(), False
+
+        def progress(share: float, base: BaseModel = base, started: float = started) -> None:
+            nonlocal told
+            if not told and share >= CALIBRATED:
+                told = True
+                whole = (time.perf_counter() - started) / share
+                say(f"{base.name}: pre-training will take about {whole:.0f} s.")
+
+        load_base(base, cache, progress)
+        prepare(base, cells, recipe.budget, cache)
+        say(f"{base.name}: ready after {time.perf_counter() - started:.0f} s.")
 
 
 # What a mark says while several runs are under way.
