@@ -200,8 +200,8 @@ class Stack:
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise NotStackable(f"its layers do not take several runs: {error}") from error
         wanted = torch.cat(alone).float()
-        error = (both.float() - wanted).abs().max() / wanted.abs().max()
-        if error > (1e-4 if both.dtype == torch.float32 else 0.05):
+        gap = (both.float() - wanted).abs().max() / wanted.abs().max()
+        if gap > (1e-4 if both.dtype == torch.float32 else 0.05):
             raise NotStackable("its layers mix the examples of a batch")
         model.train()
 
