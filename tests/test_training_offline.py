@@ -19,7 +19,7 @@ from tunecast.training.examples import Budget
 from tunecast.training.ladder import Hub, Pretraining, Rung, rung_folder
 from tunecast.training.offline import in_tokens, pack
 from tunecast.training.recipes import Recipe, h200
-from tunecast.training.sweep import groups_of, jobs_of, prepare_all, work
+from tunecast.training.sweep import Setting, groups_of, jobs_of, prepare_all, work
 from tunecast.training.tasks import TaskSource, TrainingError
 
 
@@ -96,7 +96,7 @@ def test_what_was_packed_is_all_that_is_needed(
     table = tmp_path / "runs.csv"
     seen: list[int] = []
     for group in groups_of(jobs_of(recipe, table), "cuda")[:8]:
-        assert work(group, recipe.budget, table, folder) == []
+        assert work(group, Setting(recipe.budget, table, folder)) == []
         seen.append(len(read_runs(table)))
     assert seen == list(range(4, 33, 4)), "rows are appended as their runs end"
     rows = read_runs(table)
