@@ -67,9 +67,9 @@ type PriorTable = Mapping[str, Prior]
 
 _NONE = math.nan
 
-# Scatter of curves in level and scale of base-model effects: about 0.006 each by the held-out errors
-# of arXiv:2402.17193, Table 6; 0.003 and 0.005 in the embedded ladder without its largest size; 0.07
-# and 0.03 in the runs of Lin et al. 2024. Both rows lie in the middle, on the log scale.
+# Scatter of curves in level and scale of base-model effects: about 0.006 each by the held-out
+# errors of arXiv:2402.17193, Table 6; 0.003 and 0.005 in the embedded ladder without its largest
+# size; 0.07 and 0.03 in the runs of Lin et al. 2024. Both rows lie in the middle, by logarithms.
 WEAK: PriorTable = {
     "level": Prior(0.7, 1.0, 0.3, 0.01, "log loss at the reference point, log nats"),
     "share": Prior(-1.0, 2.0, 1.0, 0.3, "logit of the irreducible share E / L"),
