@@ -1,4 +1,7 @@
-"""Sweeps on Ray: rows come back once, whatever happens to the machines."""
+"""Sweeps on Ray: rows come back once, whatever happens to the machines.
+
+Those that start Ray are slow: it takes its time, and on a busy machine gives up after 30 seconds.
+"""
 
 import os
 import socket
@@ -72,6 +75,7 @@ def task() -> Any:
     return counted  # not of this module, which the workers cannot import
 
 
+@pytest.mark.slow
 def test_streams_give_what_ended_well_and_tell_what_is_lost(on_ray: None) -> None:
     streams = Streams(task(), 0)
     streams.add("whole", "a", 3, "well")
@@ -86,6 +90,7 @@ def test_streams_give_what_ended_well_and_tell_what_is_lost(on_ray: None) -> Non
     assert found["again"] == ["c0"]
 
 
+@pytest.mark.slow
 def test_an_error_comes_back_as_it_was_raised(on_ray: None) -> None:
     streams = Streams(task(), 0)
     streams.add("bad", "a", 0, "error")
@@ -93,6 +98,7 @@ def test_an_error_comes_back_as_it_was_raised(on_ray: None) -> None:
         list(streams)
 
 
+@pytest.mark.slow
 def test_runs_share_a_gpu_or_wait_for_it(on_ray: None, tmp_path: Path) -> None:
     assert gpus_for(None) == 1
     assert gpus_for(0.5) == 0.5
@@ -137,6 +143,7 @@ def made_here(recipe: Recipe, folder: Path) -> pd.DataFrame:
     return without_times(table)
 
 
+@pytest.mark.slow
 def test_a_sweep_on_ray_makes_the_rows_of_any_other(
     on_ray: None, recipe: Recipe, tmp_path: Path
 ) -> None:
@@ -148,6 +155,7 @@ def test_a_sweep_on_ray_makes_the_rows_of_any_other(
     assert (again.made, again.skipped) == (0, 8)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_run_is_refused_on_ray_too(
     on_ray: None, recipe: Recipe, tmp_path: Path
 ) -> None:
@@ -157,6 +165,7 @@ def test_what_cannot_be_run_is_refused_on_ray_too(
     assert not (tmp_path / "runs.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_takes_its_workers_down_is_given_up(
     on_ray: None, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,6 +272,7 @@ def test_a_sweep_goes_on_after_its_own_death(recipe: Recipe, tmp_path: Path) -> 
 # --------------------------------------------------------------------------- Ray of its own
 
 
+@pytest.mark.slow
 def test_ray_that_was_begun_here_ends_here() -> None:
     ray.shutdown()
     with connected("local", 1):
