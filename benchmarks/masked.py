@@ -4,7 +4,12 @@ Compiling a model takes longer than a short chain. So the model is compiled once
 whole pool, and a weight of 0 or 1 for each row is data. Against `tunecast.models.fit` of the bought
 rows alone two things differ: the coordinates' reference points lie in the middle of the pool, and
 so do the priors that are stated there. Ranges, which say where slope drift begins, are those of the
-bought rows.
+bought rows. masked_check.py compares the two.
+
+What makes the chains short is a change of coordinates, which leaves the posterior as it is:
+unknowns without runs of their own are sampled as standardised deviations, the others directly; and
+all of them are turned and stretched by the curvature at the posterior's mode given the learned
+scales. The mode with the scales free would be no guide: it lies where a curve has no noise at all.
 """
 
 from __future__ import annotations
@@ -15,19 +20,27 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize
 
 from tunecast.models.fits import Fit, Member
-from tunecast.models.hierarchy import believe, dim_sizes
-from tunecast.models.inference import question_of, read_trace
+from tunecast.models.hierarchy import believe, simulate_prior
+from tunecast.models.inference import diagnose, question_of
 from tunecast.models.layout import Layout, lay_out
 from tunecast.models.priors import WEAK, PriorTable
+
+SCALES = ("noise", "scatter", "spread", "base_sd")  # how names of learned scales begin
+STEP = 1e-4  # of a coordinate, for the curvature
+FLAT = 0.3  # the least curvature: a prior's is 1
 
 
 @dataclass(frozen=True)
 class Masked:
-    """A pool's model, ready to sample."""
+    """A pool's model, ready to sample, and the place of each unknown among all of them."""
 
+    compiled: Any
     model: Any
+    gradient: Any
+    places: dict[str, slice]
     layout: Layout
     priors: PriorTable
     pool: pd.DataFrame
@@ -41,6 +54,7 @@ class Masked:
         tune: int,
         chains: int,
         seed: int,
+        accept: float = 0.9,
     ) -> Fit:
         """Return a fit of the bought rows; ``losses`` of others are not looked at."""
         import nutpie
@@ -48,14 +62,27 @@ class Masked:
         assert bought.dtype == bool
         # Whatever stands in the rows not bought, it must not matter.
         loss = np.where(bought, losses, np.exp(self.layout.log_loss))
-        model = self.model.with_data(observed_log_loss=np.log(loss), bought=bought.astype(float))
+        data = {"observed_log_loss": np.log(loss), "bought": bought.astype(float)}
+        data |= {"centred": self._centred(bought)}
+        centre, root = self._coordinates(data, bought)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trace = nutpie.sample(
-                model, draws=draws, tune=tune, chains=chains, seed=seed, target_accept=0.9,
-                progress_bar=False, cores=1,
+                self.compiled.with_data(**data, centre=centre, root=root), draws=draws, tune=tune,
+                chains=chains, seed=seed, target_accept=accept, maxdepth=8, cores=1,
+                progress_bar=False, save_warmup=False,
             )  # fmt: skip
-        values, diagnostics = read_trace(trace)
+        sampled, stats = (trace[k].to_dataset() for k in ("posterior", "sample_stats"))
+        values = {name: np.asarray(sampled[name]) for name in self.places}
+        # One chain is judged by its halves.
+        halves = {k: v.reshape(2 * len(v), -1, *v.shape[2:]) for k, v in values.items()}
+        diagnostics = diagnose(
+            halves if chains == 1 else values,
+            *(
+                np.asarray(stats[k]).reshape(2 if chains == 1 else chains, -1)
+                for k in ("diverging", "energy")
+            ),
+        )
         posterior = {k: v.reshape(-1, *v.shape[2:]) for k, v in values.items()}
         layout = _ranges_of(self.layout.with_losses(loss), bought)
         runs = self.pool[bought].assign(loss=losses[bought]).reset_index(drop=True)
@@ -66,6 +93,60 @@ class Masked:
             "factors": list(question.factors),
         }  # fmt: skip
         return Fit((Member(layout, self.priors, posterior, 1.0),), runs, info, diagnostics)
+
+    def _centred(self, bought: np.ndarray) -> np.ndarray:
+        """Return 1 for each unknown that has runs of its own and is sampled directly, else 0."""
+        layout, out = self.layout, np.zeros(self._size)
+        runs = np.bincount(layout.row_curve, bought, len(layout.curve_cell))
+        own = {"curve_mean": runs > 0, "curve_slope": runs > 1}
+        first = layout.columns[0] if layout.columns else None
+        for name, place in self.places.items():
+            if first is not None and name.startswith(f"{first.name}_"):
+                level = first.index[layout.curve_cell]
+                own[name] = np.bincount(level, runs, len(first.levels)) > 0
+            if name in own:
+                out[place] = own[name]
+        return out
+
+    def _coordinates(
+        self, data: dict[str, np.ndarray], bought: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return centre and root: unknowns are centre + root @ z, with z nearly standard normal."""
+        import pymc as pm
+
+        n, layout = self._size, self.layout
+        scale = np.zeros(n, dtype=bool)
+        for name, place in self.places.items():
+            scale[place] = name.startswith(SCALES)
+        free = np.flatnonzero(~scale)
+        with self.model:
+            pm.set_data({**data, "centre": np.zeros(n), "root": np.eye(n)})
+
+        def upward(at: np.ndarray) -> tuple[float, np.ndarray]:
+            x = np.zeros(n)
+            x[free] = at
+            value, slope = self.gradient(x)
+            return -float(value), -np.asarray(slope)[free]
+
+        start = np.zeros(n)
+        runs = np.bincount(layout.row_curve, bought, len(layout.curve_cell))
+        total = np.bincount(
+            layout.row_curve, bought * data["observed_log_loss"], len(layout.curve_cell)
+        )
+        start[self.places["curve_mean"]] = total / np.maximum(runs, 1)
+        options = {"maxiter": 1000, "maxfun": 1500, "maxcor": 30, "ftol": 1e-9}
+        mode = minimize(upward, start[free], jac=True, method="L-BFGS-B", options=options).x
+        steps = STEP * np.eye(len(free))
+        bend = np.array([upward(mode + e)[1] - upward(mode - e)[1] for e in steps]) / (2 * STEP)
+        curvature, axes = np.linalg.eigh((bend + bend.T) / 2)
+        centre, root = np.zeros(n), np.eye(n)
+        centre[free] = mode
+        root[np.ix_(free, free)] = axes / np.sqrt(np.maximum(np.abs(curvature), FLAT))
+        return centre, root
+
+    @property
+    def _size(self) -> int:
+        return max(place.stop for place in self.places.values())
 
 
 def _ranges_of(layout: Layout, bought: np.ndarray) -> Layout:
@@ -96,25 +177,60 @@ def masked(pool: pd.DataFrame, *, law: str, cell: tuple[str, ...], **ask: Any) -
     import pytensor.tensor as pt
 
     layout = lay_out(pool, question_of(pool, law=law, cell=cell, **ask))
-    # Half-way coordinates for slopes, whatever will be bought: a curve without runs that is sampled
-    # as if its runs determined it costs long trajectories. The model is the same.
+    # The coordinates of `tunecast.models.hierarchy` follow slopes of all runs of the pool. Here
+    # they must not know them: half-way for every curve.
     steep = np.maximum(-layout.slope, 1e-3)
     layout = replace(layout, slope=-steep, slope_error=WEAK["rate"].scatter * steep)
-    coords = dim_sizes(layout) | {"row": np.arange(len(layout.row_curve)).tolist()}
-    with pm.Model(coords=coords) as model:
+    shapes = {k: v.shape[1:] for k, v in simulate_prior(layout, WEAK, 1, 0)[0].items()}
+    ends = np.cumsum([int(np.prod(s)) for s in shapes.values()])
+    places = {
+        name: slice(int(end) - int(np.prod(shape)), int(end))
+        for (name, shape), end in zip(shapes.items(), ends, strict=True)
+    }
+    n, curves = int(ends[-1]), len(layout.curve_cell)
+    with pm.Model() as model:
+        centred = pm.Data("centred", np.zeros(n))
+        weight = pm.Data("bought", np.ones(len(layout.row_curve)))
+        z = pm.Flat("z", shape=n)
+        flat = pm.Data("centre", np.zeros(n)) + pm.Data("root", np.eye(n)) @ z
+        density: list[Any] = []
+        drawn: dict[str, Any] = {}
+        shift: Any = 0.0
 
         def draw(name: str, location: Any, scale: Any, dims: tuple[str, ...], df: Any) -> Any:
+            if name in drawn:
+                return drawn[name]
+            value = flat[places[name]].reshape(shapes[name])
+            if name == "curve_mean":
+                location = location - shift
             if df is None:
-                return pm.Normal(name, location, scale, dims=dims)
-            return pm.StudentT(name, nu=df, mu=location, sigma=scale, dims=dims)
+                # Sampled as itself (w = 1) or standardised (0), see `hierarchy._partly_centred`.
+                w = centred[places[name]].reshape(shapes[name])
+                density.append(pm.logp(pm.Normal.dist(w * location, scale**w), value))
+                value = location + scale ** (1 - w) * (value - w * location)
+            else:
+                density.append(pm.logp(pm.StudentT.dist(nu=df, mu=location, sigma=scale), value))
+            drawn[name] = pm.Deterministic(name, value + shift if name == "curve_mean" else value)
+            return drawn[name]
 
+        def without_means(name: str, *asked: Any) -> Any:
+            return pt.zeros(curves) if name == "curve_mean" else draw(name, *asked)
+
+        # What the bought runs determine is a curve's mean over them, and not over the pool: the
+        # two differ by the curve's shape alone, which the first of two passes gives.
+        member = np.eye(curves)[layout.row_curve]
+        shape = believe(layout, WEAK, without_means, pt).mean
+        shift = -((weight * shape) @ member) / pt.maximum(weight @ member, 1)
         belief = believe(layout, WEAK, draw, pt)
-        y = pm.Data("observed_log_loss", layout.log_loss, dims="row")
-        weight = pm.Data("bought", np.ones(len(layout.row_curve)), dims="row")
+        y = pm.Data("observed_log_loss", layout.log_loss)
         noise = pm.StudentT.dist(
             nu=belief.noise_df, mu=belief.mean, sigma=belief.noise[layout.row_curve]
         )
-        pm.Potential("log_loss", (weight * pm.logp(noise, y)).sum())
+        density.append(weight * pm.logp(noise, y))
+        pm.Potential("log_density", sum(d.sum() for d in density))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Masked(nutpie.compile_pymc_model(model), layout, WEAK, pool)
+        gradient = model.logp_dlogp_function(ravel_inputs=True)
+        gradient.set_extra_values({})
+        compiled = nutpie.compile_pymc_model(model)
+    return Masked(compiled, model, gradient, places, layout, WEAK, pool)

@@ -43,14 +43,13 @@ def choose(
     budget: float,
     rng: np.random.Generator,
     *,
-    runs: int,
     draws: int,
 ) -> np.ndarray:
     """Return the positions of the candidates that a strategy buys for a budget."""
     if name in GOALS:
         pool = candidates.drop(columns="loss").assign(cost=costs, position=range(len(costs)))
         answer = plan(
-            fit, pool, goal=name, targets=targets, budget=budget, runs=runs, draws=draws,
+            fit, pool, goal=name, targets=targets, budget=budget, draws=draws,
             allow_unconverged=True,
         )  # fmt: skip
         return answer.runs["position"].to_numpy(int)

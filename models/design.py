@@ -26,6 +26,7 @@ from tunecast.models.information import (
     choose,
     nested_along,
     regression,
+    spend,
 )
 from tunecast.models.layout import FitError, Layout
 from tunecast.models.predict import check_targets, spread_out
@@ -84,7 +85,7 @@ def plan(
     goal: str = "winner",
     targets: pd.DataFrame | None = None,
     budget: float | None = None,
-    runs: int = RUNS,
+    runs: int | None = None,
     cost: str | None = None,
     tokens_per_example: float = 1.0,
     draws: int = DRAWS,
@@ -111,9 +112,11 @@ def plan(
         As for `forecast`; without a column ``method``, every method of the fit. Only for
         ``parameters`` may it be left out.
     budget : float, optional
-        In the unit of the costs; without it, the plan has ``runs`` runs.
-    runs : int
-        How many runs the plan has at most.
+        In the unit of the costs; it is used up. Where no run tells enough about the goal any more
+        (`WORTH` nats, or `RUNS` runs are chosen for it), the rest goes to runs that tell most about
+        the expected losses at the targets. Without a budget, the plan ends there.
+    runs : int, optional
+        How many runs the plan has at most: by default `RUNS`, or all that the budget pays for.
     cost : str, optional
         A column of the candidates; ``gpu_seconds`` or ``train_flops``, fitted to the runs of the
         fit; or ``6ND``. By default the first of ``cost``, those two and ``6ND`` that there is.
@@ -129,7 +132,8 @@ def plan(
     Returns
     -------
     Plan
-        Its ``runs`` have the candidates' columns and ``rank; gain, gain_se`` (nats, given the runs
+        Its ``runs`` have the candidates' columns and ``rank``; ``chosen_for``, the goal, or
+        ``forecast`` where the rest of a budget is used up; ``gain, gain_se`` (nats, given the runs
         above, by regression, with Monte Carlo standard error); ``gain_nested, gain_nested_se,
         ess`` (the same by nested Monte Carlo, empty where too few draws carry it); ``cost,
         gain_per_cost, cumulative_gain, cumulative_cost``; and means over targets once all runs so
@@ -150,9 +154,9 @@ def plan(
         )
     if targets is None and goal != "parameters":
         raise FitError(f"the goal '{goal}' needs targets: say where the answer is wanted")
-    for name, count in (("runs", runs), ("draws", draws)):
-        if count < (1 if name == "runs" else 100):
-            raise FitError(f"{name} is {count}, expected {1 if name == 'runs' else 100} or more")
+    for name, count, least in (("runs", runs, 1), ("draws", draws, 100)):
+        if count is not None and count < least:
+            raise FitError(f"{name} is {count}, expected {least} or more")
     layout = fit.widest.layout
     ready = ready_candidates(fit, candidates)
     costs, source = costs_of(fit, ready, candidates, cost, tokens_per_example)
@@ -168,17 +172,26 @@ def plan(
 
     # Identical runs once, whatever their costs and replicates.
     groups = run_groups(layout, ready)
-    start = regression(outcomes, asked, np.random.default_rng([seed, 3]), min(runs, len(ready)))
-    batch = choose(start, costs, budget, runs, groups)
+    most = len(ready) if runs is None else min(runs, len(ready))
+    start = regression(outcomes, asked, np.random.default_rng([seed, 3]), most)
+    batch = choose(start, costs, budget, min(most, RUNS if runs is None else runs), groups)
     if not batch.chosen:
         raise FitError(
             f"none of the {len(ready)} candidates tells anything about the goal '{goal}': "
             "the most that one of them adds is below a thousandth of a nat"
         )
+    if np.isfinite(budget):
+        rest = start
+        if goal == "winner":
+            values = _goal(few, "forecast", at, ahead, contests)
+            rest = regression(outcomes, values, np.random.default_rng([seed, 3]), most)
+        batch = spend(batch, rest, costs, budget, most, groups)
     chosen = list(batch.chosen)
     exact = along(outcomes, asked, chosen, seed)
     nested = nested_along(outcomes, asked, chosen, np.random.default_rng([seed, 1]))
     table = _runs_table(candidates, ready, chosen, exact, nested, costs)
+    rests = goal if goal == "parameters" else "forecast"
+    table.insert(1, "chosen_for", [goal if i < len(batch.gains) else rests for i in range(len(chosen))])
     outlook = pd.DataFrame()
     if at is not None and ahead is not None:
         steps, outlook = prospects(outcomes, chosen, ahead, at, contests, seed)

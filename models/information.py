@@ -338,7 +338,9 @@ class Regression:
     Values are regressed linearly: ``-log(1 - R^2) / 2`` for one quantity, a lower bound [3]_ but
     for the noise, which is taken for normal noise of the same entropy. Winners are regressed by
     multinomial logits: ``E[log q(winner | y)] + H(winner)``, a lower bound whatever ``q`` is
-    (Barber and Agakov 2003). From both is taken what chance alone gives.
+    (Barber and Agakov 2003). What ``q`` knows of the batch are the log losses that a linear
+    regression on its outcomes expects: no more numbers for a long batch than for a short one. From
+    both is taken what chance alone gives.
 
     Parameters
     ----------
@@ -361,6 +363,8 @@ class Regression:
         Covariances of candidates with each innovation of the batch.
     innovations : ndarray, shape (draws, runs in the batch)
         Fantasies, standardised and independent.
+    means : tuple of ndarray, shape (draws, methods)
+        For contests: log losses less their mean over draws, as regressed on the batch.
     logits : tuple of ndarray, shape (draws, winners)
         For contests: of ``q``, at each target.
     """
@@ -374,6 +378,7 @@ class Regression:
     covariance: Array
     loads: tuple[Array, ...]
     innovations: Array
+    means: tuple[Array, ...]
     logits: tuple[Array, ...]
 
     @property
@@ -390,12 +395,15 @@ class Regression:
             load = load - done * done[candidate]
         load = load / spread
         asked = self.cross[candidate] / spread
-        innovations = np.column_stack([self.innovations, e])
-        logits = self.logits
+        means, logits = self.means, self.logits
         if isinstance(self.goal, Contests):
+            means = tuple(
+                mean + e * (e[:, 0] @ (block - block.mean(axis=0)) / self.draws)
+                for mean, block in zip(means, self.goal.blocks, strict=True)
+            )
             logits = tuple(
-                _logits(np.column_stack([np.ones(self.draws), innovations]), winner)
-                for winner in map(winners, self.goal.blocks)
+                _logits(mean, winners(block))
+                for mean, block in zip(means, self.goal.blocks, strict=True)
             )
         return replace(
             self,
@@ -404,7 +412,8 @@ class Regression:
             cross=self.cross - load[:, None] * asked,
             covariance=self.covariance - np.outer(asked, asked),
             loads=(*self.loads, load),
-            innovations=innovations,
+            innovations=np.column_stack([self.innovations, e]),
+            means=means,
             logits=logits,
         )
 
@@ -460,11 +469,10 @@ class Regression:
         probable winner, whichever rule pays less: the best rule pays no more than either.
         """
         assert isinstance(self.goal, Contests)
-        x = np.column_stack([np.ones(self.draws), self.innovations]).astype(float)
         found = []
-        for block, logits in zip(self.goal.blocks, self.logits, strict=True):
+        for block, means, logits in zip(self.goal.blocks, self.means, self.logits, strict=True):
             losses = np.exp(block)
-            lowest = (x @ np.linalg.lstsq(x, losses, rcond=None)[0]).argmin(axis=1)
+            lowest = (means + block.mean(axis=0)).argmin(axis=1)
             likeliest = np.unique(block.argmin(axis=1))[logits.argmax(axis=1)]
             paid = [losses[np.arange(self.draws), named].mean() for named in (lowest, likeliest)]
             found.append(min(paid) - losses.min(axis=1).mean())
@@ -523,11 +531,13 @@ def regression(
     n = len(z)
     scores = z.astype(np.float32)
     asked = np.empty((n, 0))
+    means: tuple[Array, ...] = ()
     logits: tuple[Array, ...] = ()
     if isinstance(goal, Values):
         asked = np.column_stack(_scores_of(goal))
     else:
-        logits = tuple(_logits(np.ones((n, 1)), winners(b)) for b in goal.blocks)
+        means = tuple(np.zeros(b.shape) for b in goal.blocks)
+        logits = tuple(_logits(m, winners(b)) for m, b in zip(means, goal.blocks, strict=True))
     return Regression(
         scores=scores,
         noise=noise,
@@ -539,6 +549,7 @@ def regression(
         covariance=asked.T @ asked / n,
         loads=(),
         innovations=np.empty((n, 0), dtype=np.float32),
+        means=means,
         logits=logits,
     )
 
@@ -607,10 +618,13 @@ def _newton(basis: Array, offset: Array, winner: Array) -> Array:
     return logits
 
 
-def _logits(features: Array, winner: Array) -> Array:
-    """Return multinomial logits regressed on features, shape (draws, winners)."""
-    n, width = features.shape
-    classes = int(winner.max()) + 1
+def _logits(means: Array, winner: Array) -> Array:
+    """Return multinomial logits of who wins, regressed on the methods' means, (draws, winners)."""
+    n, classes = len(means), int(winner.max()) + 1
+    apart = means - means.mean(axis=1, keepdims=True)
+    spread = apart.std()
+    features = np.column_stack([np.ones(n), apart / spread if spread > 0 else apart])
+    width = features.shape[1]
     basis = np.zeros((n, classes, width * (classes - 1)))
     for j in range(1, classes):
         basis[:, j, (j - 1) * width : j * width] = features
@@ -621,7 +635,7 @@ def _added(logits: Array, winner: Array, feature: Array) -> float:
     """Return what one more feature adds to the mean log likelihood of the winners.
 
     The logits so far are stretched by a common factor, because knowing more makes them surer, and
-    get an intercept and a slope each. The full regression would add a little more.
+    get an intercept and a slope each.
     """
     n, classes = logits.shape
     basis = np.zeros((n, classes, 2 * classes - 1))
@@ -645,12 +659,13 @@ class Batch:
     chosen : tuple of int
         Candidates in order.
     gains : tuple of float
-        What each adds to those before it, in nats, as estimated while choosing.
+        What each of the first ones adds to those before it, in nats, as estimated while choosing.
+        Those beyond are there to use up the budget.
     rule : {"gain per cost", "gain"}
         By what they were chosen; both are tried and the better batch is kept [4]_.
     share_of_best : float
-        The batch's gain over an upper bound of that of any batch of the same budget (online bound
-        of [4]_), which holds if gains diminish as the batch grows.
+        The gain of the first ones over an upper bound of that of any batch of the same budget
+        (online bound of [4]_), which holds if gains diminish as the batch grows.
     risen : int
         How often a candidate was found to add more than a step earlier: where two runs
         complement one another, gains do not diminish.
@@ -686,6 +701,38 @@ def choose(start: Regression, costs: Array, budget: float, runs: int, groups: Ar
         _greedy(start, costs, budget, runs, groups, rule) for rule in ("gain per cost", "gain")
     ]
     return max(found, key=lambda batch: sum(batch.gains))
+
+
+def spend(
+    batch: Batch, start: Regression, costs: Array, budget: float, runs: int, groups: Array
+) -> Batch:
+    """Return a batch with further runs for what it leaves of the budget, by gain per cost.
+
+    Parameters
+    ----------
+    batch : Batch
+        What is bought first, whatever for.
+    start : Regression
+        Of what the further runs shall tell about, before any run; of values.
+    costs, budget, runs, groups
+        As for `choose`.
+    """
+    state, chosen = start, list(batch.chosen)
+    for done in chosen:
+        state = state.given(done)
+    left = budget - costs[chosen].sum()
+    open_ = ~np.isin(groups, groups[chosen])
+    while len(chosen) < runs:
+        open_ &= costs <= left
+        worth = np.where(open_, state.screen() / costs, 0.0)
+        best = int(worth.argmax())
+        if worth[best] <= 0:
+            break
+        chosen.append(best)
+        left -= costs[best]
+        open_ &= groups != groups[best]
+        state = state.given(best)
+    return replace(batch, chosen=tuple(chosen))
 
 
 def _greedy(
