@@ -440,7 +440,15 @@ def plan(
     budget: Annotated[
         float | None, typer.Option(help="What the runs may cost, in the unit of the costs.")
     ] = None,
-    count: Annotated[int, typer.Option("--runs", min=1, help="How many runs at most.")] = 20,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--runs",
+            min=1,
+            help="How many runs at most.",
+            show_default="20, or what the budget pays for",
+        ),
+    ] = None,
     cost: Annotated[
         str | None,
         typer.Option(
@@ -482,6 +490,7 @@ def plan(
     typer.echo(f"note: {_greedy_note(answer)}", err=True)
     columns = {
         "rank": "rank",
+        "chosen_for": "chosen for",
         **_target_columns(result),
         "replicates": "replicates",
         "gain": "gain\n(nats)",
@@ -517,9 +526,15 @@ def _greedy_note(answer: Plan) -> str:
         if batch.risen
         else ""
     )
+    more = len(batch.chosen) - len(batch.gains)
+    rest = (
+        f"; the other {more} use up the budget, by what they tell of the losses expected"
+        if more
+        else ""
+    )
     return (
         f"chosen by {batch.rule}; no other choice within the budget tells more than "
-        f"{1 / batch.share_of_best:.2f} times as much{grew}."
+        f"{1 / batch.share_of_best:.2f} times as much{grew}{rest}."
     )
 
 

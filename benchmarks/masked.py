@@ -99,11 +99,13 @@ class Masked:
         layout, out = self.layout, np.zeros(self._size)
         runs = np.bincount(layout.row_curve, bought, len(layout.curve_cell))
         own = {"curve_mean": runs > 0, "curve_slope": runs > 1}
-        first = layout.columns[0] if layout.columns else None
+        # The columns whose levels `hierarchy` may sample as means.
+        columns = [c for i, c in enumerate(layout.columns) if i == 0 or c.name == "cell"]
         for name, place in self.places.items():
-            if first is not None and name.startswith(f"{first.name}_"):
-                level = first.index[layout.curve_cell]
-                own[name] = np.bincount(level, runs, len(first.levels)) > 0
+            for column in columns:
+                if name.startswith(f"{column.name}_"):
+                    level = column.index[layout.curve_cell]
+                    own[name] = np.bincount(level, runs, len(column.levels)) > 0
             if name in own:
                 out[place] = own[name]
         return out

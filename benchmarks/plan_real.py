@@ -149,7 +149,7 @@ def start(number: int, model: Masked, asked: Problem, settings: dict[str, Any]) 
             picked = choose(
                 name, first, asked.pool.iloc[open_].reset_index(drop=True), costs[open_],
                 asked.test.drop(columns="loss"), left, np.random.default_rng([number, 1]),
-                runs=settings["runs"], draws=settings["plan_draws"],
+                draws=settings["plan_draws"],
             )  # fmt: skip
             bought = known.copy()
             bought[open_[picked]] = True
@@ -198,7 +198,6 @@ if __name__ == "__main__":
     parser.add_argument("--draws", type=int, default=250)
     parser.add_argument("--tune", type=int, default=300)
     parser.add_argument("--chains", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--plan-draws", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--whole", action=argparse.BooleanOptionalAction, default=True)

@@ -7,11 +7,12 @@ of the first task, and so on. The pool are its runs of 1B to 8B, at a cost of 6N
 example. The cheapest 5 % of them are known at the start; each
 strategy then buys for 1, 5 and 10 % of the pool's cost, once, without looking at what comes. Every
 choice is judged by a refit: how often the method of the highest p_best at 16B is the true winner,
-what choosing it costs in nats, and the CRPS of the 16B losses expected. A plan of tunecast has at
-most `--runs` runs and may leave money unspent; the rivals spend all they can.
+what choosing it costs in nats, and the CRPS of the 16B losses expected. "whole pool" is what all
+runs together reach: which way the checkpoint of 16B deviates, no run of the pool can tell.
 
 Refits are short chains of the real model (masked.py), the same length for all strategies. A world
-depends on (seed, number) alone, and is one line of a JSONL file beside OUT; a killed run goes on.
+depends on (seed, number) alone, and is one line of a JSONL file beside OUT; a killed run goes on,
+and a second process with --backwards shares the work.
 """
 
 from __future__ import annotations
@@ -85,8 +86,14 @@ def world(number: int, model: Masked, settings: dict[str, Any]) -> dict[str, Any
     known[np.argsort(costs, kind="stable")[: round(START * len(pool))]] = True
     chain = {name: settings[name] for name in ("draws", "tune", "chains")}
     seed = int(rng.integers(2**31))
-    start = model.fit(losses, known, seed=seed, **chain)
-    record: dict[str, Any] = {"world": number, "start": judged(start, places, truth)}
+    # Plans are made from this one, so it is longer.
+    start = model.fit(losses, known, draws=settings["start_draws"], tune=250, chains=2, seed=seed)
+    whole = model.fit(losses, np.ones(len(pool), dtype=bool), seed=seed, **chain)
+    record: dict[str, Any] = {
+        "world": number,
+        "start": judged(start, places, truth),
+        "whole pool": judged(whole, places, truth),
+    }
     open_ = np.flatnonzero(~known)
     planned_for = places[places["finetune_examples"].isin(PLANNED)]
     for name in STRATEGIES:
@@ -96,7 +103,7 @@ def world(number: int, model: Masked, settings: dict[str, Any]) -> dict[str, Any
                 name, start, pool.iloc[open_].reset_index(drop=True), costs[open_],
                 _with_methods(planned_for), share * costs.sum(),
                 np.random.default_rng([seed, number]),
-                runs=settings["runs"], draws=settings["plan_draws"],
+                draws=settings["plan_draws"],
             )  # fmt: skip
             planned = time.perf_counter() - began
             bought = known.copy()
@@ -141,24 +148,21 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def main(out: Path, worlds: int, settings: dict[str, Any]) -> None:
+def main(out: Path, worlds: int, backwards: bool, settings: dict[str, Any]) -> None:
     """Run the worlds, print and save the result."""
     path = out.with_suffix(".jsonl")
-    done = kept(path, settings, "world")
-    missing = [i for i in range(worlds) if i not in done]
-    if missing:
-        reference = simulate(np.random.default_rng(0))
-        models: dict[str, Masked] = {}
-        for number in missing:
-            task = task_of(number)
-            if task not in models:
-                pool, _ = of_task(reference, task)
-                models[task] = masked(pool, law="multiplicative", cell=("task", "method"))
-            done[number] = world(number, models[task], settings)
-            append(path, done[number])
-            # A long run shows what it has so far.
-            save(out, _body(list(done.values()), settings))
-    body = _body([done[i] for i in range(worlds)], settings)
+    models: dict[str, Masked] = {}
+    for number in reversed(range(worlds)) if backwards else range(worlds):
+        if number in kept(path, settings, "world"):
+            continue
+        task = task_of(number)
+        if task not in models:
+            pool, _ = of_task(simulate(np.random.default_rng(0)), task)
+            models[task] = masked(pool, law="multiplicative", cell=("task", "method"))
+        append(path, world(number, models[task], settings))
+        # A long run shows what it has so far.
+        save(out, _body(kept(path, settings, "world"), settings))
+    body = _body(kept(path, settings, "world"), settings)
     save(out, body)
     rows = {
         k: {s: v["mean"] for s, v in line.items()}
@@ -168,12 +172,12 @@ def main(out: Path, worlds: int, settings: dict[str, Any]) -> None:
     print(pd.DataFrame(rows).T.round(4).to_string())
 
 
-def _body(records: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
+def _body(done: dict[int, dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "command": "python " + " ".join(sys.argv),
         "settings": settings,
         "note": "refits are short chains; see 'rhat' for how far they are from converged",
-        **summarise(records),
+        **summarise([done[number] for number in sorted(done)]),
     }
 
 
@@ -182,10 +186,11 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/plan_worlds.json"))
     parser.add_argument("--worlds", type=int, default=100)
     parser.add_argument("--draws", type=int, default=250)
-    parser.add_argument("--tune", type=int, default=300)
-    parser.add_argument("--chains", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--plan-draws", type=int, default=1000)
+    parser.add_argument("--tune", type=int, default=120)
+    parser.add_argument("--chains", type=int, default=1)
+    parser.add_argument("--start-draws", type=int, default=500)
+    parser.add_argument("--plan-draws", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backwards", action="store_true")
     given = vars(parser.parse_args())
-    main(given.pop("out"), given.pop("worlds"), given)
+    main(given.pop("out"), given.pop("worlds"), given.pop("backwards"), given)

@@ -50,7 +50,7 @@ def choose(
         pool = candidates.drop(columns="loss").assign(cost=costs, position=range(len(costs)))
         answer = plan(
             fit, pool, goal=name, targets=targets, budget=budget, draws=draws,
-            allow_unconverged=True,
+            check=False, allow_unconverged=True,
         )  # fmt: skip
         return answer.runs["position"].to_numpy(int)
     n = len(costs)

@@ -90,6 +90,7 @@ def plan(
     tokens_per_example: float = 1.0,
     draws: int = DRAWS,
     seed: int | None = None,
+    check: bool = True,
     allow_unconverged: bool = False,
 ) -> Plan:
     """Return the runs that tell most about a goal for their cost, in the order to make them.
@@ -126,6 +127,8 @@ def plan(
         Posterior draws to use.
     seed : int, optional
         The fit's own unless given.
+    check : bool
+        Whether to estimate gains by nested Monte Carlo too.
     allow_unconverged : bool
         Whether a fit that failed its diagnostics may be planned with.
 
@@ -133,11 +136,12 @@ def plan(
     -------
     Plan
         Its ``runs`` have the candidates' columns and ``rank``; ``chosen_for``, the goal, or
-        ``forecast`` where the rest of a budget is used up; ``gain, gain_se`` (nats, given the runs
-        above, by regression, with Monte Carlo standard error); ``gain_nested, gain_nested_se,
-        ess`` (the same by nested Monte Carlo, empty where too few draws carry it); ``cost,
-        gain_per_cost, cumulative_gain, cumulative_cost``; and means over targets once all runs so
-        far are made: ``width_before, width_after, p_right_before, p_right_after, regret_drop``.
+        ``forecast`` where the rest of a budget is used up; ``gain, gain_se`` (nats about what it
+        was chosen for, given the runs above, by regression, with Monte Carlo standard error);
+        ``gain_nested, gain_nested_se, ess`` (the same by nested Monte Carlo, empty where too few
+        draws carry it); ``cost, gain_per_cost, cumulative_cost, cumulative_gain`` (about the goal);
+        and means over targets once all runs so far are made: ``width_before, width_after,
+        p_right_before, p_right_after, regret_drop``.
 
     Raises
     ------
@@ -180,18 +184,27 @@ def plan(
             f"none of the {len(ready)} candidates tells anything about the goal '{goal}': "
             "the most that one of them adds is below a thousandth of a nat"
         )
+    goals, told_of = [asked], [goal]
     if np.isfinite(budget):
         rest = start
         if goal == "winner":
-            values = _goal(few, "forecast", at, ahead, contests)
-            rest = regression(outcomes, values, np.random.default_rng([seed, 3]), most)
+            goals.append(_goal(few, "forecast", at, ahead, contests))
+            told_of.append("forecast")
+            rest = regression(outcomes, goals[1], np.random.default_rng([seed, 3]), most)
         batch = spend(batch, rest, costs, budget, most, groups)
-    chosen = list(batch.chosen)
-    exact = along(outcomes, asked, chosen, seed)
-    nested = nested_along(outcomes, asked, chosen, np.random.default_rng([seed, 1]))
+    chosen, first = list(batch.chosen), len(batch.gains)
+    if len(goals) == 1:
+        first = len(chosen)
+    exact = along(outcomes, asked, chosen[:first], seed)
+    nested = [Estimate(np.nan, np.nan)] * len(chosen)
+    if check:
+        rng = np.random.default_rng([seed, 1])
+        nested[:first] = nested_along(outcomes, asked, chosen[:first], rng)
+    if first < len(chosen):
+        exact += along(outcomes, goals[1], chosen, seed)[first:]
     table = _runs_table(candidates, ready, chosen, exact, nested, costs)
-    rests = goal if goal == "parameters" else "forecast"
-    table.insert(1, "chosen_for", [goal if i < len(batch.gains) else rests for i in range(len(chosen))])
+    table.insert(1, "chosen_for", [told_of[int(i >= first)] for i in range(len(chosen))])
+    table["cumulative_gain"] = table["gain"].where(table["chosen_for"] == goal, 0.0).cumsum()
     outlook = pd.DataFrame()
     if at is not None and ahead is not None:
         steps, outlook = prospects(outcomes, chosen, ahead, at, contests, seed)
@@ -484,7 +497,6 @@ def _runs_table(
     table["ess"] = [e.ess for e in nested]
     table["cost"] = costs[list(chosen)]
     table["gain_per_cost"] = table["gain"] / table["cost"]
-    table["cumulative_gain"] = table["gain"].cumsum()
     table["cumulative_cost"] = table["cost"].cumsum()
     return table
 

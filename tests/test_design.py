@@ -30,6 +30,7 @@ from tunecast.models.information import (
     nested_along,
     normal_scores,
     regression,
+    spend,
 )
 
 # The goal, and four runs: two that share a nuisance (the last coordinate, a base model's effect),
@@ -324,6 +325,30 @@ def test_the_same_run_is_bought_once() -> None:
     assert len(batch.chosen) == 4
     assert sorted(groups[list(batch.chosen)]) == [0, 1, 2, 3]
     assert len(choose(start, costs, 100.0, 8, np.arange(8)).chosen) > 4  # control
+
+
+def test_the_rest_of_a_budget_is_spent() -> None:
+    start, costs = pool(1)
+    first = choose(start, costs, 3.0, 1, np.arange(8))
+    batch = spend(first, start, costs, 3.0, 8, np.arange(8))
+    assert batch.chosen[: len(first.chosen)] == first.chosen
+    assert len(set(batch.chosen)) == len(batch.chosen) > len(first.chosen)
+    left = 3.0 - costs[list(batch.chosen)].sum()
+    assert left >= 0
+    gains = start
+    for done in batch.chosen:
+        gains = gains.given(done)
+    # What is left over pays for nothing that would tell anything.
+    others = np.setdiff1d(np.flatnonzero(costs <= left), batch.chosen)
+    assert (gains.screen()[others] <= 0).all()
+    # Each is the one of the highest gain per cost of those that could be paid for.
+    state, left = start.given(first.chosen[0]), 3.0 - costs[first.chosen[0]]
+    worth = np.where(costs <= left, state.screen() / costs, 0.0)
+    worth[first.chosen[0]] = 0.0
+    assert batch.chosen[1] == worth.argmax()
+    same = np.zeros(8, dtype=int)
+    assert spend(first, start, costs, 3.0, 8, same).chosen == first.chosen
+    assert len(spend(first, start, costs, 3.0, 2, np.arange(8)).chosen) == 2
 
 
 def test_complements_are_found() -> None:
