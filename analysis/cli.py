@@ -490,7 +490,6 @@ def plan(
     typer.echo(f"note: {_greedy_note(answer)}", err=True)
     columns = {
         "rank": "rank",
-        "chosen_for": "chosen for",
         **_target_columns(result),
         "replicates": "replicates",
         "gain": "gain\n(nats)",
@@ -526,15 +525,10 @@ def _greedy_note(answer: Plan) -> str:
         if batch.risen
         else ""
     )
-    more = len(batch.chosen) - len(batch.gains)
-    rest = (
-        f"; the other {more} use up the budget, by what they tell of the losses expected"
-        if more
-        else ""
-    )
+    of = " about the differences between the methods" if answer.goal == "winner" else ""
     return (
-        f"chosen by {batch.rule}; no other choice within the budget tells more than "
-        f"{1 / batch.share_of_best:.2f} times as much{grew}{rest}."
+        f"chosen by {batch.rule}; no other choice within the budget tells{of} more than "
+        f"{1 / batch.share_of_best:.2f} times as much{grew}."
     )
 
 

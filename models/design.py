@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from tunecast.models.information import (
+    WORTH,
     Batch,
     Contests,
     Estimate,
@@ -24,9 +25,9 @@ from tunecast.models.information import (
     Values,
     along,
     choose,
+    differences,
     nested_along,
     regression,
-    spend,
 )
 from tunecast.models.layout import FitError, Layout
 from tunecast.models.predict import check_targets, spread_out
@@ -108,14 +109,15 @@ def plan(
     goal : {"winner", "forecast", "parameters"}
         ``winner``: which method has the lowest expected loss at each target; ``forecast``: the
         expected losses there; ``parameters``: A, E, alpha and beta of the targets' cells, or of
-        all. The gain is the mutual information with each target (cell), averaged over them.
+        all. The gain is the mutual information with each target (cell), averaged over them. For
+        ``winner``, runs are chosen by the information about the differences between the methods
+        (`differences`), which does not run dry while two methods are close.
     targets : DataFrame, optional
         As for `forecast`; without a column ``method``, every method of the fit. Only for
         ``parameters`` may it be left out.
     budget : float, optional
-        In the unit of the costs; it is used up. Where no run tells enough about the goal any more
-        (`WORTH` nats, or `RUNS` runs are chosen for it), the rest goes to runs that tell most about
-        the expected losses at the targets. Without a budget, the plan ends there.
+        In the unit of the costs; it is used up. Without one the plan ends where no run adds a
+        thousandth of a nat.
     runs : int, optional
         How many runs the plan has at most: by default `RUNS`, or all that the budget pays for.
     cost : str, optional
@@ -128,20 +130,18 @@ def plan(
     seed : int, optional
         The fit's own unless given.
     check : bool
-        Whether to estimate gains by nested Monte Carlo too.
+        Whether to estimate errors of gains, and gains by nested Monte Carlo too.
     allow_unconverged : bool
         Whether a fit that failed its diagnostics may be planned with.
 
     Returns
     -------
     Plan
-        Its ``runs`` have the candidates' columns and ``rank``; ``chosen_for``, the goal, or
-        ``forecast`` where the rest of a budget is used up; ``gain, gain_se`` (nats about what it
-        was chosen for, given the runs above, by regression, with Monte Carlo standard error);
-        ``gain_nested, gain_nested_se, ess`` (the same by nested Monte Carlo, empty where too few
-        draws carry it); ``cost, gain_per_cost, cumulative_cost, cumulative_gain`` (about the goal);
-        and means over targets once all runs so far are made: ``width_before, width_after,
-        p_right_before, p_right_after, regret_drop``.
+        Its ``runs`` have the candidates' columns and ``rank; gain, gain_se`` (nats, given the runs
+        above, by regression, with Monte Carlo standard error); ``gain_nested, gain_nested_se,
+        ess`` (the same by nested Monte Carlo, empty where too few draws carry it); ``cost,
+        gain_per_cost, cumulative_gain, cumulative_cost``; and means over targets once all runs so
+        far are made: ``width_before, width_after, p_right_before, p_right_after, regret_drop``.
 
     Raises
     ------
@@ -174,43 +174,32 @@ def plan(
     outcomes, ahead = joint_draws(few, ready, at, seed)
     asked = _goal(few, goal, at, ahead, contests)
 
-    # Identical runs once, whatever their costs and replicates.
-    groups = run_groups(layout, ready)
-    most = len(ready) if runs is None else min(runs, len(ready))
-    start = regression(outcomes, asked, np.random.default_rng([seed, 3]), most)
-    batch = choose(start, costs, budget, min(most, RUNS if runs is None else runs), groups)
-    if not batch.chosen:
+    if runs is None:
+        runs = RUNS if np.isinf(budget) else len(ready)
+    most = min(runs, len(ready))
+    alone = regression(outcomes, asked, np.random.default_rng([seed, 3])).screen()
+    if alone.max() < WORTH:
         raise FitError(
             f"none of the {len(ready)} candidates tells anything about the goal '{goal}': "
             "the most that one of them adds is below a thousandth of a nat"
         )
-    goals, told_of = [asked], [goal]
-    if np.isfinite(budget):
-        rest = start
-        if goal == "winner":
-            goals.append(_goal(few, "forecast", at, ahead, contests))
-            told_of.append("forecast")
-            rest = regression(outcomes, goals[1], np.random.default_rng([seed, 3]), most)
-        batch = spend(batch, rest, costs, budget, most, groups)
-    chosen, first = list(batch.chosen), len(batch.gains)
-    if len(goals) == 1:
-        first = len(chosen)
-    exact = along(outcomes, asked, chosen[:first], seed)
+    by = differences(asked) if isinstance(asked, Contests) else asked
+    start = regression(outcomes, by, np.random.default_rng([seed, 3]), most)
+    # Identical runs once, whatever their costs and replicates.
+    groups = run_groups(layout, ready)
+    batch = choose(start, costs, budget, most, groups)
+    chosen = list(batch.chosen)
+    exact = along(outcomes, asked, chosen, seed, errors=check)
     nested = [Estimate(np.nan, np.nan)] * len(chosen)
     if check:
-        rng = np.random.default_rng([seed, 1])
-        nested[:first] = nested_along(outcomes, asked, chosen[:first], rng)
-    if first < len(chosen):
-        exact += along(outcomes, goals[1], chosen, seed)[first:]
+        nested = nested_along(outcomes, asked, chosen, np.random.default_rng([seed, 1]))
     table = _runs_table(candidates, ready, chosen, exact, nested, costs)
-    table.insert(1, "chosen_for", [told_of[int(i >= first)] for i in range(len(chosen))])
-    table["cumulative_gain"] = table["gain"].where(table["chosen_for"] == goal, 0.0).cumsum()
     outlook = pd.DataFrame()
     if at is not None and ahead is not None:
         steps, outlook = prospects(outcomes, chosen, ahead, at, contests, seed)
         table = pd.concat([table, steps], axis=1)
     every = candidates.reset_index(drop=True).drop(columns="cost", errors="ignore")
-    every = every.assign(cost=costs, gain=start.screen())
+    every = every.assign(cost=costs, gain=alone)
     every["rank"] = pd.Series(range(1, len(chosen) + 1), index=chosen, dtype="Int64")
     table["converged"] = fit.diagnostics.converged
     if fit.info.get("simulated"):
@@ -497,6 +486,7 @@ def _runs_table(
     table["ess"] = [e.ess for e in nested]
     table["cost"] = costs[list(chosen)]
     table["gain_per_cost"] = table["gain"] / table["cost"]
+    table["cumulative_gain"] = table["gain"].cumsum()
     table["cumulative_cost"] = table["cost"].cumsum()
     return table
 

@@ -45,8 +45,9 @@ ENOUGH = 30
 CHUNK = 16  # candidates evaluated at once by the lazy greedy choice
 SLACK = 1.5  # how many times the screened gain a candidate may have, for the lazy choice
 NEWTON_STEPS, NEWTON_GAIN = 12, 1e-5  # of regressed logits; the gain in nats that ends them
+SETTLED = 0.01  # the share of draws in which a settled contest goes the other way
 NOISE_DRAWS = 200  # over which the distribution of run noise is averaged
-WORTH = 1e-3  # nats; a plan ends where the next run would add less, which is Monte Carlo noise
+WORTH = 1e-3  # nats; a run that adds less is not made unless there is a budget to spend
 
 type Array = np.ndarray
 
@@ -505,6 +506,22 @@ class Regression:
         return total / len(goal.blocks)
 
 
+def differences(goal: Contests) -> Values:
+    """Return what decides contests: differences of log losses whose sign is not settled.
+
+    Of each two methods at each target, unless one beats the other in all but `SETTLED` of the
+    draws. Information about them is easier to estimate than that about the winner, which falls to
+    zero where one run alone changes no verdict, though two together would.
+    """
+    found = []
+    for block in goal.blocks:
+        for a, b in itertools.combinations(range(block.shape[1]), 2):
+            apart = block[:, [a]] - block[:, [b]]
+            if SETTLED < (apart < 0).mean() < 1 - SETTLED:
+                found.append(apart)
+    return Values(tuple(found))
+
+
 def winners(losses: Array) -> Array:
     """Return which method wins in each draw, as a number among those that win in any."""
     return np.unique(losses.argmin(axis=1), return_inverse=True)[1]
@@ -659,13 +676,12 @@ class Batch:
     chosen : tuple of int
         Candidates in order.
     gains : tuple of float
-        What each of the first ones adds to those before it, in nats, as estimated while choosing.
-        Those beyond are there to use up the budget.
+        What each adds to those before it, in nats, as estimated while choosing.
     rule : {"gain per cost", "gain"}
         By what they were chosen; both are tried and the better batch is kept [4]_.
     share_of_best : float
-        The gain of the first ones over an upper bound of that of any batch of the same budget
-        (online bound of [4]_), which holds if gains diminish as the batch grows.
+        The batch's gain over an upper bound of that of any batch of the same budget (online bound
+        of [4]_), which holds if gains diminish as the batch grows.
     risen : int
         How often a candidate was found to add more than a step earlier: where two runs
         complement one another, gains do not diminish.
@@ -691,7 +707,8 @@ def choose(start: Regression, costs: Array, budget: float, runs: int, groups: Ar
     costs : ndarray, shape (candidates,)
         Cost of each candidate, in the unit of the budget.
     budget : float
-        What the batch may cost.
+        What the batch may cost. It is spent while any run tells more than chance would; if it is
+        infinite, the batch ends where the next run would add less than `WORTH`.
     runs : int
         How many runs it may have.
     groups : ndarray of int, shape (candidates,)
@@ -701,38 +718,6 @@ def choose(start: Regression, costs: Array, budget: float, runs: int, groups: Ar
         _greedy(start, costs, budget, runs, groups, rule) for rule in ("gain per cost", "gain")
     ]
     return max(found, key=lambda batch: sum(batch.gains))
-
-
-def spend(
-    batch: Batch, start: Regression, costs: Array, budget: float, runs: int, groups: Array
-) -> Batch:
-    """Return a batch with further runs for what it leaves of the budget, by gain per cost.
-
-    Parameters
-    ----------
-    batch : Batch
-        What is bought first, whatever for.
-    start : Regression
-        Of what the further runs shall tell about, before any run; of values.
-    costs, budget, runs, groups
-        As for `choose`.
-    """
-    state, chosen = start, list(batch.chosen)
-    for done in chosen:
-        state = state.given(done)
-    left = budget - costs[chosen].sum()
-    open_ = ~np.isin(groups, groups[chosen])
-    while len(chosen) < runs:
-        open_ &= costs <= left
-        worth = np.where(open_, state.screen() / costs, 0.0)
-        best = int(worth.argmax())
-        if worth[best] <= 0:
-            break
-        chosen.append(best)
-        left -= costs[best]
-        open_ &= groups != groups[best]
-        state = state.given(best)
-    return replace(batch, chosen=tuple(chosen))
 
 
 def _greedy(
@@ -746,6 +731,7 @@ def _greedy(
     chosen: list[int] = []
     gains: list[float] = []
     risen = evaluations = 0
+    least = WORTH if np.isinf(budget) else 0.0
     while True:
         screen = state.screen()
         # A hundredth of a nat is beyond the noise between two evaluations of one candidate.
@@ -754,7 +740,7 @@ def _greedy(
         open_ &= costs <= left
         if len(chosen) == runs or not open_.any():
             break
-        best, gain, looked = _best(state, screen, weight, open_)
+        best, gain, looked = _best(state, screen, weight, open_, least)
         evaluations += looked
         if best is None:
             break
@@ -770,17 +756,17 @@ def _greedy(
 
 
 def _best(
-    state: Regression, screen: Array, weight: Array, open_: Array
+    state: Regression, screen: Array, weight: Array, open_: Array, least: float
 ) -> tuple[int | None, float, int]:
     """Return the candidate of the highest gain x weight, its gain, and how many were looked at.
 
-    None where no candidate adds what is worth it.
+    None where no candidate adds more than the least that is worth it.
 
     Lazy: candidates are evaluated in the order of what the screen lets hope for, until none that is
     left could win. The screen is renewed at each step, for one run may make another worth more.
     """
     hoped = SLACK * screen
-    hope = np.where(open_ & (hoped >= WORTH), hoped * weight, -np.inf)
+    hope = np.where(open_ & (hoped > least), hoped * weight, -np.inf)
     order = np.argsort(-hope)[: np.isfinite(hope).sum()]
     found: dict[int, float] = {}
     best: int | None = None
@@ -789,7 +775,7 @@ def _best(
         if best is not None and hope[look[0]] <= found[best] * weight[best]:
             break
         found |= dict(zip(look.tolist(), state.gains(look).tolist(), strict=True))
-        worth = [i for i, gain in found.items() if gain >= WORTH]
+        worth = [i for i, gain in found.items() if gain > least]
         best = max(worth, key=lambda i: found[i] * weight[i], default=None)
     return best, 0.0 if best is None else found[best], len(found)
 
@@ -803,7 +789,9 @@ def _affordable(gains: Array, costs: Array, budget: float, among: Array) -> floa
     return float((gains[at] * part).sum())
 
 
-def along(outcomes: Outcomes, goal: Goal, chosen: Sequence[int], seed: int) -> list[Estimate]:
+def along(
+    outcomes: Outcomes, goal: Goal, chosen: Sequence[int], seed: int, errors: bool = True
+) -> list[Estimate]:
     """Return the gain of each run of a batch given those before it.
 
     Standard errors come from a jackknife over consecutive groups of draws, so that neighbouring
@@ -813,6 +801,8 @@ def along(outcomes: Outcomes, goal: Goal, chosen: Sequence[int], seed: int) -> l
     """
     few = outcomes.take(slice(None), np.asarray(chosen, dtype=int))
     gains = _gains_along(few, goal, seed)
+    if not errors:
+        return [Estimate(float(g), np.nan) for g in gains]
     left_out = [
         _gains_along(few.take(kept), goal.take(kept), seed) for kept in _without_groups(len(few.df))
     ]

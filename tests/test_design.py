@@ -7,6 +7,7 @@ have are nuisances, which a right estimator integrates out.
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -26,11 +27,11 @@ from tunecast.models.information import (
     Values,
     along,
     choose,
+    differences,
     log_student,
     nested_along,
     normal_scores,
     regression,
-    spend,
 )
 
 # The goal, and four runs: two that share a nuisance (the last coordinate, a base model's effect),
@@ -327,28 +328,25 @@ def test_the_same_run_is_bought_once() -> None:
     assert len(choose(start, costs, 100.0, 8, np.arange(8)).chosen) > 4  # control
 
 
-def test_the_rest_of_a_budget_is_spent() -> None:
+def test_a_budget_is_spent() -> None:
+    """Without one, the batch ends where the next run adds a thousandth of a nat."""
     start, costs = pool(1)
-    first = choose(start, costs, 3.0, 1, np.arange(8))
-    batch = spend(first, start, costs, 3.0, 8, np.arange(8))
-    assert batch.chosen[: len(first.chosen)] == first.chosen
-    assert len(set(batch.chosen)) == len(batch.chosen) > len(first.chosen)
-    left = 3.0 - costs[list(batch.chosen)].sum()
-    assert left >= 0
-    gains = start
-    for done in batch.chosen:
-        gains = gains.given(done)
-    # What is left over pays for nothing that would tell anything.
-    others = np.setdiff1d(np.flatnonzero(costs <= left), batch.chosen)
-    assert (gains.screen()[others] <= 0).all()
-    # Each is the one of the highest gain per cost of those that could be paid for.
-    state, left = start.given(first.chosen[0]), 3.0 - costs[first.chosen[0]]
-    worth = np.where(costs <= left, state.screen() / costs, 0.0)
-    worth[first.chosen[0]] = 0.0
-    assert batch.chosen[1] == worth.argmax()
-    same = np.zeros(8, dtype=int)
-    assert spend(first, start, costs, 3.0, 8, same).chosen == first.chosen
-    assert len(spend(first, start, costs, 3.0, 2, np.arange(8)).chosen) == 2
+    quiet = replace(start, noise=start.noise * 2e4)  # no run tells half of that
+    assert 0 < quiet.screen().max() < WORTH
+    assert not choose(quiet, costs, np.inf, 8, np.arange(8)).chosen
+    batch = choose(quiet, costs, 4.0, 8, np.arange(8))
+    assert batch.chosen
+    assert 4.0 - costs.min() < costs[list(batch.chosen)].sum() <= 4.0
+
+
+def test_differences_of_settled_contests_are_left_out() -> None:
+    a, b = np.random.default_rng(0).standard_normal((2, 1000))
+    close, settled = np.column_stack([a, b]), np.column_stack([a, b + 9])
+    three = np.column_stack([a, b, a + 9])
+    blocks = differences(Contests((close, settled, three))).blocks
+    assert len(blocks) == 2
+    np.testing.assert_array_equal(blocks[0][:, 0], a - b)
+    np.testing.assert_array_equal(blocks[1][:, 0], a - b)
 
 
 def test_complements_are_found() -> None:

@@ -72,8 +72,7 @@ def test_a_plan_adds_up(answer: Plan, pool: pd.DataFrame) -> None:
     assert (runs["base_model"] == "").all()  # none was asked for: the sweep takes what it has
     assert runs["cumulative_cost"].iloc[-1] <= 1e11
     np.testing.assert_allclose(runs["cumulative_cost"], runs["cost"].cumsum())
-    for_it = runs["gain"].where(runs["chosen_for"] == "winner", 0.0)
-    np.testing.assert_allclose(runs["cumulative_gain"], for_it.cumsum())
+    np.testing.assert_allclose(runs["cumulative_gain"], runs["gain"].cumsum())
     np.testing.assert_allclose(runs["gain_per_cost"], runs["gain"] / runs["cost"])
     assert (runs["gain_se"] > 0).all()
     np.testing.assert_allclose(
@@ -218,20 +217,14 @@ def test_a_budget_is_kept(fit: Fit, pool: pd.DataFrame) -> None:
 
 
 def test_a_budget_is_used_up(fit: Fit, pool: pd.DataFrame) -> None:
-    """Beyond what is worth it for the winner, runs are chosen for the losses at the targets."""
     priced = pool.assign(cost=1.0)
-    free, bought = (
-        plan(fit, priced, targets=TARGETS, budget=b, check=False).runs for b in (None, 17.0)
-    )
-    assert set(free["chosen_for"]) == {"winner"}
-    assert len(free) < 17 == bought["cumulative_cost"].iloc[-1]
-    told = bought["chosen_for"].tolist()
-    assert told == ["winner"] * len(free) + ["forecast"] * (17 - len(free))
-    keys = ["method", "model_size", "finetune_examples"]
-    pd.testing.assert_frame_equal(bought[keys].iloc[: len(free)], free[keys])
-    # What tells of the losses counts for nothing towards the winner.
-    assert bought["cumulative_gain"].iloc[-1] == pytest.approx(free["gain"].sum(), rel=1e-6)
-    assert bought["gain_nested"].isna().all()
+    found = plan(fit, priced, targets=TARGETS, budget=17.0, check=False).runs
+    # The last of 18 runs tell no more than chance does.
+    assert 14 <= found["cumulative_cost"].iloc[-1] <= 17
+    assert found["gain"].notna().all() and found["gain_nested"].isna().all()
+    # Control: without one, what tells next to nothing is not made.
+    free = plan(fit, priced, targets=TARGETS, runs=18, check=False).runs
+    assert len(free) < len(found)
 
 
 # ------------------------------------------------------------------ refusals
