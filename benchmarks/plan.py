@@ -52,6 +52,7 @@ from tunecast.models.information import (
     Values,
     along,
     choose,
+    differences,
     regression,
 )
 
@@ -209,9 +210,11 @@ def speed(fit: Fit) -> dict[str, Any]:
             ready = ready_candidates(fresh, pool)
             outcomes, ahead = joint_draws(fresh, ready, at, SEED)
             assert ahead is not None
-            goal: Goal = Values(tuple(ahead.expected[:, [i]] for i in range(3)))
+            goal = Values(tuple(ahead.expected[:, [i]] for i in range(3)))
             if name == "winner":
-                goal = Contests(tuple(ahead.expected[:, rows] for rows in contests))
+                asked = Contests(tuple(ahead.expected[:, rows] for rows in contests))
+                regression(outcomes, asked, np.random.default_rng(SEED)).screen()
+                goal = differences(asked)
             if name == "parameters":
                 goal = Values(parameter_blocks(fresh, None))
             start = regression(outcomes, goal, np.random.default_rng(SEED))

@@ -22,8 +22,8 @@ References
    arXiv:1709.06181.
 .. [3] Ince et al. 2017, A Statistical Framework for Neuroimaging Data Analysis Based on Mutual
    Information Estimated via a Gaussian Copula, section 3: the bound from normal scores.
-.. [4] Leskovec et al. 2007, Cost-effective Outbreak Detection in Networks, section 3: lazy greedy
-   choice under costs, and the bound on how far the best batch may lie above it.
+.. [4] Leskovec et al. 2007, Cost-effective Outbreak Detection in Networks, section 3: greedy choice
+   under costs, and the bound on how far the best batch may lie above it.
 """
 
 from __future__ import annotations
@@ -42,8 +42,6 @@ GROUPS = 10  # of draws, for jackknife standard errors
 OUTER = 1000  # outcomes of nested Monte Carlo
 # A nested estimate needs so many effective draws: with fewer it is low, and its error does not say.
 ENOUGH = 30
-CHUNK = 16  # candidates evaluated at once by the lazy greedy choice
-SLACK = 1.5  # how many times the screened gain a candidate may have, for the lazy choice
 NEWTON_STEPS, NEWTON_GAIN = 12, 1e-5  # of regressed logits; the gain in nats that ends them
 SETTLED = 0.01  # the share of draws in which a settled contest goes the other way
 NOISE_DRAWS = 200  # over which the distribution of run noise is averaged
@@ -685,8 +683,6 @@ class Batch:
     risen : int
         How often a candidate was found to add more than a step earlier: where two runs
         complement one another, gains do not diminish.
-    evaluations : int
-        Gains computed, of all steps.
     """
 
     chosen: tuple[int, ...]
@@ -694,7 +690,6 @@ class Batch:
     rule: str
     share_of_best: float
     risen: int
-    evaluations: int
 
 
 def choose(start: Regression, costs: Array, budget: float, runs: int, groups: Array) -> Batch:
@@ -725,59 +720,33 @@ def _greedy(
 ) -> Batch:
     n = len(costs)
     weight = 1 / costs if rule == "gain per cost" else np.ones(n)
+    # Without a budget to spend, a batch ends where it is no longer worth it.
+    least = WORTH if np.isinf(budget) else 0.0
     state, left = start, budget
     open_ = np.ones(n, dtype=bool)
     before = np.full(n, np.inf)
     chosen: list[int] = []
     gains: list[float] = []
-    risen = evaluations = 0
-    least = WORTH if np.isinf(budget) else 0.0
+    risen = 0
     while True:
-        screen = state.screen()
+        now = state.gains(np.arange(n))
         # A hundredth of a nat is beyond the noise between two evaluations of one candidate.
-        risen += int((screen > before + 0.01).sum())
-        before = screen
+        risen += int((now > before + 0.01).sum())
+        before = now
         open_ &= costs <= left
-        if len(chosen) == runs or not open_.any():
-            break
-        best, gain, looked = _best(state, screen, weight, open_, least)
-        evaluations += looked
-        if best is None:
+        worth = np.where(open_ & (now > least), now * weight, -np.inf)
+        best = int(worth.argmax())
+        if len(chosen) == runs or np.isinf(worth[best]):
             break
         chosen.append(best)
-        gains.append(gain)
+        gains.append(float(now[best]))
         left -= costs[best]
         open_[groups == groups[best]] = False
         state = state.given(best)
     total = sum(gains)
-    rest = _affordable(screen, costs, budget, ~np.isin(groups, groups[chosen]))
+    rest = _affordable(now, costs, budget, ~np.isin(groups, groups[chosen]))
     share = total / (total + rest) if total > 0 else np.nan
-    return Batch(tuple(chosen), tuple(gains), rule, share, risen, evaluations)
-
-
-def _best(
-    state: Regression, screen: Array, weight: Array, open_: Array, least: float
-) -> tuple[int | None, float, int]:
-    """Return the candidate of the highest gain x weight, its gain, and how many were looked at.
-
-    None where no candidate adds more than the least that is worth it.
-
-    Lazy: candidates are evaluated in the order of what the screen lets hope for, until none that is
-    left could win. The screen is renewed at each step, for one run may make another worth more.
-    """
-    hoped = SLACK * screen
-    hope = np.where(open_ & (hoped > least), hoped * weight, -np.inf)
-    order = np.argsort(-hope)[: np.isfinite(hope).sum()]
-    found: dict[int, float] = {}
-    best: int | None = None
-    for first in range(0, len(order), CHUNK):
-        look = order[first : first + CHUNK]
-        if best is not None and hope[look[0]] <= found[best] * weight[best]:
-            break
-        found |= dict(zip(look.tolist(), state.gains(look).tolist(), strict=True))
-        worth = [i for i, gain in found.items() if gain > least]
-        best = max(worth, key=lambda i: found[i] * weight[i], default=None)
-    return best, 0.0 if best is None else found[best], len(found)
+    return Batch(tuple(chosen), tuple(gains), rule, share, risen)
 
 
 def _affordable(gains: Array, costs: Array, budget: float, among: Array) -> float:

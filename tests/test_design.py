@@ -302,23 +302,6 @@ def test_greedy_is_near_the_best_of_all_batches(seed: int) -> None:
     assert min(gain_of(start, c) for c in affordable) < 0.8 * best
 
 
-def test_the_lazy_choice_is_the_greedy_one() -> None:
-    start, costs = pool(3, n=60)
-    batch = choose(start, costs, 5.0, 4, np.arange(60))
-    state, left = start, 5.0
-    chosen: list[int] = []
-    weight = 1 / costs if batch.rule == "gain per cost" else np.ones(60)
-    for _ in batch.chosen:
-        gains = state.gains(np.arange(60))
-        open_ = (costs <= left) & (gains >= WORTH) & ~np.isin(np.arange(60), chosen)
-        best = int(np.argmax(np.where(open_, gains * weight, -np.inf)))
-        chosen.append(best)
-        left -= costs[best]
-        state = state.given(best)
-    assert list(batch.chosen) == chosen
-    assert batch.evaluations < 60 * len(chosen)
-
-
 def test_the_same_run_is_bought_once() -> None:
     start, costs = pool(0)
     groups = np.array([0, 0, 0, 0, 1, 1, 2, 3])
