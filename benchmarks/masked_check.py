@@ -88,8 +88,9 @@ def main(out: Path, settings: dict[str, int]) -> None:
         began = time.perf_counter()
         for s in seeds:
             posterior, found = sample(
-                layout, WEAK, compiled=compiled, chains=2, seed=s, retry=False, **chain
-            )
+                layout, WEAK, compiled=compiled, chains=2, seed=s, retry=False,
+                draws=settings["draws"], tune=settings["tune"],
+            )  # fmt: skip
             plain.append(Fit((Member(layout, WEAK, posterior, 1.0),), runs, here[0].info, found))
         body[name] = {
             "rows": int(bought.sum()),

@@ -133,7 +133,9 @@ def start(number: int, model: Masked, asked: Problem, settings: dict[str, Any]) 
     else:
         known[rng.choice(order[: n // 4], round(0.05 * n), replace=False)] = True
     chain = {k: settings[k] for k in ("draws", "tune", "chains")}
-    first = model.fit(losses, known, seed=number, **chain)
+    # Plans are made from this one, so it is longer.
+    longer = chain | {"draws": settings["start_draws"], "chains": 2}
+    first = model.fit(losses, known, seed=number, **longer)
     record: dict[str, Any] = {"start": number, "known": judged(first, asked)}
     if settings["whole"]:
         everything = model.fit(losses, np.ones(n, dtype=bool), seed=number, **chain)
@@ -196,9 +198,10 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--starts", type=int, default=1)
     parser.add_argument("--draws", type=int, default=250)
-    parser.add_argument("--tune", type=int, default=300)
-    parser.add_argument("--chains", type=int, default=2)
-    parser.add_argument("--plan-draws", type=int, default=1000)
+    parser.add_argument("--tune", type=int, default=200)
+    parser.add_argument("--chains", type=int, default=1)
+    parser.add_argument("--start-draws", type=int, default=500)
+    parser.add_argument("--plan-draws", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--whole", action=argparse.BooleanOptionalAction, default=True)
     given = vars(parser.parse_args())

@@ -189,7 +189,7 @@ def plan(
     groups = run_groups(layout, ready)
     batch = choose(start, costs, budget, most, groups)
     chosen = list(batch.chosen)
-    exact = along(outcomes, asked, chosen, seed, errors=check)
+    exact = along(outcomes, asked, chosen, seed, jackknife=check)
     nested = [Estimate(np.nan, np.nan)] * len(chosen)
     if check:
         nested = nested_along(outcomes, asked, chosen, np.random.default_rng([seed, 1]))

@@ -759,18 +759,18 @@ def _affordable(gains: Array, costs: Array, budget: float, among: Array) -> floa
 
 
 def along(
-    outcomes: Outcomes, goal: Goal, chosen: Sequence[int], seed: int, errors: bool = True
+    outcomes: Outcomes, goal: Goal, chosen: Sequence[int], seed: int, jackknife: bool = True
 ) -> list[Estimate]:
     """Return the gain of each run of a batch given those before it.
 
     Standard errors come from a jackknife over consecutive groups of draws, so that neighbouring
-    draws of a chain may be alike. Near a gain of 0, where it is of second order in what chance
-    gives and a jackknife sees too little, they are at least those of a chi-squared over twice the
-    draws.
+    draws of a chain may be alike; without it they are NaN. Near a gain of 0, where it is of second
+    order in what chance gives and a jackknife sees too little, they are at least those of a
+    chi-squared over twice the draws.
     """
     few = outcomes.take(slice(None), np.asarray(chosen, dtype=int))
     gains = _gains_along(few, goal, seed)
-    if not errors:
+    if not jackknife:
         return [Estimate(float(g), np.nan) for g in gains]
     left_out = [
         _gains_along(few.take(kept), goal.take(kept), seed) for kept in _without_groups(len(few.df))
