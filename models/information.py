@@ -508,16 +508,20 @@ def differences(goal: Contests) -> Values:
     """Return what decides contests: differences of log losses whose sign is not settled.
 
     Of each two methods at each target, unless one beats the other in all but `SETTLED` of the
-    draws. Information about them is easier to estimate than that about the winner, which falls to
-    zero where one run alone changes no verdict, though two together would.
+    draws; if all are as good as settled, of those that are least so. Information about them is
+    easier to estimate than that about the winner, which falls to zero where one run alone changes
+    no verdict, though two together would.
     """
-    found = []
-    for block in goal.blocks:
-        for a, b in itertools.combinations(range(block.shape[1]), 2):
-            apart = block[:, [a]] - block[:, [b]]
-            if SETTLED < (apart < 0).mean() < 1 - SETTLED:
-                found.append(apart)
-    return Values(tuple(found))
+    apart = [
+        block[:, [a]] - block[:, [b]]
+        for block in goal.blocks
+        for a, b in itertools.combinations(range(block.shape[1]), 2)
+    ]
+    first = [float((x < 0).mean()) for x in apart]
+    doubt = np.minimum(first, 1 - np.array(first))
+    return Values(
+        tuple(x for x, d in zip(apart, doubt, strict=True) if d >= min(SETTLED, doubt.max()))
+    )
 
 
 def winners(losses: Array) -> Array:

@@ -330,6 +330,8 @@ def test_differences_of_settled_contests_are_left_out() -> None:
     assert len(blocks) == 2
     np.testing.assert_array_equal(blocks[0][:, 0], a - b)
     np.testing.assert_array_equal(blocks[1][:, 0], a - b)
+    rare = np.column_stack([a, a + np.where(np.arange(1000) < 5, -1, 1)])
+    assert len(differences(Contests((settled, rare))).blocks) == 1  # where nothing is open
 
 
 def test_complements_are_found() -> None:
