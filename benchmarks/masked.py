@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from tunecast.models.fits import Fit, Member
+from tunecast.models.fits import Diagnostics, Fit, Member
 from tunecast.models.hierarchy import believe, simulate_prior
 from tunecast.models.inference import diagnose, question_of
 from tunecast.models.layout import Layout, lay_out
@@ -31,6 +31,7 @@ from tunecast.models.priors import WEAK, PriorTable
 SCALES = ("noise", "scatter", "spread", "base_sd")  # how names of learned scales begin
 STEP = 1e-4  # of a coordinate, for the curvature
 FLAT = 0.3  # the least curvature: a prior's is 1
+POOR, LONGER = 1.5, 4  # an R-hat above which a fit is made again, with so many times the draws
 
 
 @dataclass(frozen=True)
@@ -65,24 +66,18 @@ class Masked:
         data = {"observed_log_loss": np.log(loss), "bought": bought.astype(float)}
         data |= {"centred": self._centred(bought)}
         centre, root = self._coordinates(data, bought)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            trace = nutpie.sample(
-                self.compiled.with_data(**data, centre=centre, root=root), draws=draws, tune=tune,
-                chains=chains, seed=seed, target_accept=accept, maxdepth=8, cores=1,
-                progress_bar=False, save_warmup=False,
-            )  # fmt: skip
-        sampled, stats = (trace[k].to_dataset() for k in ("posterior", "sample_stats"))
-        values = {name: np.asarray(sampled[name]) for name in self.places}
-        # One chain is judged by its halves.
-        halves = {k: v.reshape(2 * len(v), -1, *v.shape[2:]) for k, v in values.items()}
-        diagnostics = diagnose(
-            halves if chains == 1 else values,
-            *(
-                np.asarray(stats[k]).reshape(2 if chains == 1 else chains, -1)
-                for k in ("diverging", "energy")
-            ),
-        )
+        model = self.compiled.with_data(**data, centre=centre, root=root)
+        for times in (1, LONGER):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                trace = nutpie.sample(
+                    model, draws=times * draws, tune=times * tune, chains=chains, seed=seed,
+                    target_accept=accept, maxdepth=8, cores=1, progress_bar=False,
+                    save_warmup=False,
+                )  # fmt: skip
+            values, diagnostics = self._read(trace)
+            if diagnostics.rhat_max <= POOR:
+                break
         posterior = {k: v.reshape(-1, *v.shape[2:]) for k, v in values.items()}
         layout = _ranges_of(self.layout.with_losses(loss), bought)
         runs = self.pool[bought].assign(loss=losses[bought]).reset_index(drop=True)
@@ -93,6 +88,18 @@ class Masked:
             "factors": list(question.factors),
         }  # fmt: skip
         return Fit((Member(layout, self.priors, posterior, 1.0),), runs, info, diagnostics)
+
+    def _read(self, trace: Any) -> tuple[dict[str, np.ndarray], Diagnostics]:
+        """Return the unknowns, shape (chains, draws, ...), and diagnostics."""
+        sampled, stats = (trace[k].to_dataset() for k in ("posterior", "sample_stats"))
+        values = {name: np.asarray(sampled[name]) for name in self.places}
+        # One chain is judged by its halves.
+        parts = max(2, sampled.sizes["chain"])
+        judged = {k: v.reshape(parts, -1, *v.shape[2:]) for k, v in values.items()}
+        diverging, energy = (
+            np.asarray(stats[k]).reshape(parts, -1) for k in ("diverging", "energy")
+        )
+        return values, diagnose(judged, diverging, energy)
 
     def _centred(self, bought: np.ndarray) -> np.ndarray:
         """Return 1 for each unknown that has runs of its own and is sampled directly, else 0."""
