@@ -220,7 +220,7 @@ def test_reading_makes_no_database(tmp_path: Path) -> None:
 
 def test_something_else_under_our_name_is_left_alone(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/runs.db"
-    with sa.create_engine(url).begin() as connection:
+    with sa.create_engine(url, poolclass=sa.pool.NullPool).begin() as connection:
         connection.execute(sa.text(f"CREATE TABLE {NAME} (row_number INTEGER, run_id TEXT)"))
     for use in (read_runs, lambda url: append_run(url, RUN)):
         with pytest.raises(RunTableError, match="has no column 'task'"):
