@@ -20,7 +20,7 @@ NOT_OF_ITS_FAMILY = ("ai-forever/mGPT",)
 
 def rectified_ft() -> pd.DataFrame:
     """900 full fine-tuning runs: 30 models x 15 sizes x {FLAN, Gigaword}, arXiv:2402.02314."""
-    return pd.read_csv(_table("rectified_ft"))
+    return pd.read_csv(shared("rectified_ft"))
 
 
 def revisiting_nsl() -> pd.DataFrame:
@@ -29,7 +29,7 @@ def revisiting_nsl() -> pd.DataFrame:
     There is no model size and no fine-tuning: ``method`` is ``pretrain``, ``finetune_examples``
     holds the examples seen. ``is_train`` 1 marks the rows to fit, 0 those to forecast.
     """
-    frame = pd.read_csv(_table("revisiting_nsl_language"))
+    frame = pd.read_csv(shared("revisiting_nsl_language"))
     frame = frame.rename(columns={"model": "base_model", "seen_examples": "finetune_examples"})
     frame["task"] = frame["domain"] + "/" + frame["task"]
     frame["method"] = "pretrain"
@@ -43,7 +43,7 @@ def revisiting_nsl() -> pd.DataFrame:
 
 def tiny_ladder() -> pd.DataFrame:
     """49 small runs of full fine-tuning, LoRA and prompt tuning made for this project."""
-    return pd.read_csv(_table("tiny_ladder"))
+    return pd.read_csv(shared("tiny_ladder"))
 
 
 def largest_of_families(frame: pd.DataFrame) -> list[str]:
@@ -55,13 +55,20 @@ def largest_of_families(frame: pd.DataFrame) -> list[str]:
     return largest["base_model"].tolist()
 
 
-def _table(name: str) -> Path:
+def shared(name: str, file: str = "runs.csv") -> Path:
+    """Return the path of a public table.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is not there.
+    """
     root = os.environ.get("TUNECAST_SHARED")
     beside = Path(__file__).resolve().parents[1].parent / "shared" / "data"
-    path = (Path(root) if root else beside) / name / "runs.csv"
+    path = (Path(root) if root else beside) / name / file
     if not path.is_file():
         raise FileNotFoundError(
             f"no table '{name}' at {path}: set TUNECAST_SHARED to the folder that holds "
-            f"'{name}/runs.csv'"
+            f"'{name}/{file}'"
         )
     return path

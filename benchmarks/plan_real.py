@@ -23,7 +23,6 @@ Judged are tunecast's forecast goal, five rivals and the whole pool. Refits are 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from data import largest_of_families, rectified_ft
+from data import largest_of_families, rectified_ft, shared
 from masked import Masked, masked
 from resume import append, kept, mean_and_error, save
 from strategies import RIVALS, choose
@@ -71,7 +70,7 @@ def problem(name: str) -> Problem:
         costs = pool["model_size"].to_numpy(float) * pool["finetune_examples"].to_numpy(float)
         ask = {"law": "rectified", "cell": ("task", "method", "family")}
         return Problem(pool, costs, test, ask, (0.1,), False)
-    table = pd.read_csv(_scalebench() / f"{name}.csv")
+    table = pd.read_csv(shared("scalebench", f"{name}.csv"))
     table["run_id"] = [f"{name}/{i}" for i in range(len(table))]
     table["method"] = "pretrain"
     if name == "parallel":
@@ -95,12 +94,6 @@ def problem(name: str) -> Problem:
     pool, test = table[train].reset_index(drop=True), table[~train].reset_index(drop=True)
     budgets = (0.01, 0.05, 0.1) if name == "parallel" else (0.01, 0.05, 0.1, 0.5)
     return Problem(pool, cost[train].to_numpy(float), test, ask, budgets, True)
-
-
-def _scalebench() -> Path:
-    root = os.environ.get("TUNECAST_SHARED")
-    beside = Path(__file__).resolve().parents[1].parent / "shared" / "data"
-    return (Path(root) if root else beside) / "scalebench"
 
 
 def judged(fit: Fit, asked: Problem) -> dict[str, Any]:

@@ -8,8 +8,6 @@ posterior medians of its parameters, runs added one by one by gain per cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 
@@ -142,6 +140,3 @@ def gradients(fit: Fit, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         for row, values in zip(at, np.column_stack(columns), strict=True):
             out[row] = values
     return np.array(out), index
-
-
-type Strategy = Callable[..., np.ndarray]

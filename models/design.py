@@ -177,14 +177,15 @@ def plan(
     if runs is None:
         runs = RUNS if np.isinf(budget) else len(ready)
     most = min(runs, len(ready))
-    alone = regression(outcomes, asked, np.random.default_rng([seed, 3])).screen()
+    by = differences(asked) if isinstance(asked, Contests) else asked
+    start = regression(outcomes, by, np.random.default_rng([seed, 3]), most)
+    own = start if by is asked else regression(outcomes, asked, np.random.default_rng([seed, 3]))
+    alone = own.screen()
     if alone.max() < WORTH:
         raise FitError(
             f"none of the {len(ready)} candidates tells anything about the goal '{goal}': "
             "the most that one of them adds is below a thousandth of a nat"
         )
-    by = differences(asked) if isinstance(asked, Contests) else asked
-    start = regression(outcomes, by, np.random.default_rng([seed, 3]), most)
     # Identical runs once, whatever their costs and replicates.
     groups = run_groups(layout, ready)
     batch = choose(start, costs, budget, most, groups)

@@ -1,5 +1,6 @@
 """What all tests share. Warnings are errors (pyproject.toml), and nothing depends on the clock."""
 
+import itertools
 import json
 import os
 import resource
@@ -147,3 +148,23 @@ def small_base(tmp_path_factory: pytest.TempPathFactory, words_task: Any) -> Any
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Hub(name="small", path=str(folder), family="small", pretrain_tokens=1e6)
+
+
+@pytest.fixture(scope="session")
+def base(small_base: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The small model, loaded: nobody changes it, each run has a copy."""
+    from tunecast.training.ladder import load_base
+
+    return load_base(small_base, tmp_path_factory.mktemp("cache"))
+
+
+def interrupted_at(call: int, plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function, with somebody pressing Ctrl-C at a call of it."""
+    calls = itertools.count(1)
+
+    def interrupted(*given: Any) -> Any:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return plain(*given)
+
+    return interrupted

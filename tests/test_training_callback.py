@@ -15,7 +15,7 @@ transformers = pytest.importorskip("transformers")
 from tunecast.models.runs import RunTableError, read_runs
 from tunecast.training.callback import RunTableCallback
 from tunecast.training.examples import Budget, Encoded, Example, encode
-from tunecast.training.ladder import Hub, Loaded, load_base
+from tunecast.training.ladder import Loaded
 from tunecast.training.loop import evaluate, train
 from tunecast.training.methods import FMT, LoRA, Method, Prompt, attach
 from tunecast.training.quality import generate, scores
@@ -25,11 +25,6 @@ from tunecast.training.tasks import TaskSource, TrainingError, load_task
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 METHODS: tuple[Method, ...] = (FMT(), LoRA(rank=2), Prompt(length=3))
-
-
-@pytest.fixture(scope="session")
-def base(small_base: Hub, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    return load_base(small_base, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

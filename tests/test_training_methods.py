@@ -17,12 +17,6 @@ from tunecast.training.ladder import Hub, Loaded, Pretraining, Rung, load_base, 
 from tunecast.training.methods import FMT, LoRA, Method, Prompt, attach
 from tunecast.training.tasks import TaskSource, TrainingError, corpus
 
-
-@pytest.fixture(scope="session")
-def base(small_base: Hub, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    return load_base(small_base, tmp_path_factory.mktemp("cache"))
-
-
 # Two layers of width 16: queries and output 16 x 16, one key and value head 16 x 8, feed-forward
 # 16 x 32 three times. LoRA adds rank * (rows + columns) to each.
 LORA_OF_RANK_1 = 2 * ((16 + 16) * 2 + (16 + 8) * 2 + (16 + 32) * 3)

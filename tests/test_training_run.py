@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import interrupted_at
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
@@ -27,7 +28,7 @@ from tunecast.training.examples import (
     encode,
     pool_of,
 )
-from tunecast.training.ladder import Hub, Loaded, cosine, load_base
+from tunecast.training.ladder import Loaded, cosine
 from tunecast.training.loop import Diverged, evaluate, ratio, step_cost, train
 from tunecast.training.methods import FMT, LoRA, Method, Prompt, Tuned, attach
 from tunecast.training.run import run
@@ -38,11 +39,6 @@ BUDGET = Budget(
     epochs=1, examples=1, batch=8, evaluations=4, patience=4, dev_examples=8, test_examples=12
 )
 RATES = {"fmt": 3e-3, "lora": 1e-2, "prompt": 1e-1}
-
-
-@pytest.fixture(scope="session")
-def base(small_base: Hub, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    return load_base(small_base, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
@@ -173,16 +169,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     budget = replace(BUDGET, epochs=3)
     whole = train(attach(base, method), task.train[:50], task.dev, budget, **options)
 
-    plain, seen = loop.losses, 0
-
-    def interrupted(tuned: Tuned, batch: Batch) -> Any:
-        nonlocal seen
-        seen += 1
-        if seen == 23:
-            raise KeyboardInterrupt
-        return plain(tuned, batch)
-
-    monkeypatch.setattr(loop, "losses", interrupted)
+    plain, cut = loop.losses, 23
+    monkeypatch.setattr(loop, "losses", interrupted_at(cut, plain))
     with pytest.raises(KeyboardInterrupt):
         train(attach(base, method), task.train[:50], task.dev, budget, checkpoint=state, **options)
     assert state.exists()
@@ -198,7 +186,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     rest = train(
         attach(base, method), task.train[:50], task.dev, budget, checkpoint=state, **options
     )
-    assert calls < seen + 10, "it began anew"
+    assert calls < cut + 10, "it began anew"
     assert not state.exists()
     assert rest.progress.history == whole.progress.history
     assert rest.progress.flops == whole.progress.flops

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import interrupted_at
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -18,10 +19,10 @@ from tunecast.models.runs import read_runs
 from tunecast.training import run as runs
 from tunecast.training import sharded
 from tunecast.training import sweep as sweeps
-from tunecast.training.examples import Batch, Budget, Encoded, encode
-from tunecast.training.ladder import Hub, Loaded, load_base
+from tunecast.training.examples import Budget, Encoded, encode
+from tunecast.training.ladder import Hub, Loaded
 from tunecast.training.loop import Diverged, Outcome
-from tunecast.training.methods import FMT, LoRA, Method, Prompt, Tuned
+from tunecast.training.methods import FMT, LoRA, Method, Prompt
 from tunecast.training.recipes import Recipe, grid
 from tunecast.training.run import run
 from tunecast.training.sharded import GIVEN_MODEL, Ranks, Sharded, run_sharded
@@ -36,11 +37,6 @@ BUDGET = Budget(
 )
 TIMED = ("gpu_seconds", "tokens_per_second", "mfu")
 RATES = {"fmt": (3e-3, 1e-2), "lora": (1e-2, 3e-2), "prompt": (1e-1, 3e-1)}
-
-
-@pytest.fixture(scope="session")
-def base(small_base: Hub, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    return load_base(small_base, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")
@@ -188,16 +184,8 @@ def test_a_resumed_run_in_pieces_equals_an_uninterrupted_one(
         )  # fmt: skip
 
     whole, state = trained(), tmp_path / "state.pt"
-    plain, seen = sharded.losses, 0
-
-    def interrupted(tuned: Tuned, batch: Batch) -> Any:
-        nonlocal seen
-        seen += 1
-        if seen == 8:
-            raise KeyboardInterrupt
-        return plain(tuned, batch)
-
-    monkeypatch.setattr(sharded, "losses", interrupted)
+    plain = sharded.losses
+    monkeypatch.setattr(sharded, "losses", interrupted_at(8, plain))
     with pytest.raises(KeyboardInterrupt):
         trained(checkpoint=state)
     at = torch.load(state)["progress"]["step"]

@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tunecast.training import loop, stacked
 from tunecast.training import run as runs
 from tunecast.training.examples import Budget, Encoded, choose, encode, order_from, pool_of
-from tunecast.training.ladder import Hub, Loaded, cosine, load_base
+from tunecast.training.ladder import Loaded, cosine
 from tunecast.training.loop import (
     Diverged,
     Member,
@@ -56,11 +56,6 @@ SETTINGS: dict[str, tuple[Method, ...]] = {
 # a sum are 0.01 apart after 100 steps.
 RATES = {"fmt": (3e-3, 1e-3, 5e-3), "lora": (3e-3, 2e-3, 1e-3), "prompt": (1e-1, 3e-2, 3e-1)}
 COUNTS = (400, 90, 37)
-
-
-@pytest.fixture(scope="session")
-def base(small_base: Hub, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    return load_base(small_base, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -171,6 +172,41 @@ class Progress:
     seconds: float = 0.0
     training: float = 0.0
     history: list[tuple[int, float]] = field(default_factory=list)
+
+    def stepped(self, pool: Pool, batch: np.ndarray, cost: Cost) -> None:
+        """Count a step on these examples of a pool."""
+        self.step += 1
+        self.tokens += int(pool.lengths[batch].sum())
+        self.flops += cost(
+            len(batch), int(pool.lengths[batch].max()) - 1, int(pool.targets[batch].sum())
+        )
+
+    def judged(self, dev_loss: float) -> bool:
+        """Take note of a dev loss, and say whether it is the best so far."""
+        self.history.append((self.step, dev_loss))
+        self.stale += 1
+        best = dev_loss < self.best_dev
+        if best:
+            self.best_dev, self.best_step, self.stale = dev_loss, self.step, 0
+        return best
+
+    def keep(self, path: Path, optimizer: torch.optim.Optimizer, **values: Any) -> None:
+        """Write the state of a run: this, its optimizer, the random numbers and its parameters."""
+        state = {
+            "progress": asdict(self),
+            "optimizer": optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            **values,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> Self:
+        """Return where a state that was kept stands, and bring back all but its parameters."""
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"].cpu())
+        return cls(**state["progress"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -433,10 +469,7 @@ class Live:
 
     def judge(self, dev_loss: float) -> None:
         """Take note of a dev loss."""
-        self.at.history.append((self.at.step, dev_loss))
-        self.at.stale += 1
-        if dev_loss < self.at.best_dev:
-            self.at.best_dev, self.at.best_step, self.at.stale = dev_loss, self.at.step, 0
+        if self.at.judged(dev_loss):
             self.best = self.row.detach().clone()
 
     def outcome(self, stack: Stack, budget: Budget) -> Outcome | None:
@@ -450,15 +483,8 @@ class Live:
         path = self.member.checkpoint
         if path is None or time.perf_counter() - self.saved < save_every:
             return
-        state = {
-            "progress": {name: getattr(self.at, name) for name in Progress.__slots__},
-            "best": self.best,
-            "row": self.row.detach().clone(),  # without the rows of the others
-            "optimizer": self.optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda temporary: torch.save(state, temporary))
+        row = self.row.detach().clone()  # without the rows of the others
+        self.at.keep(path, self.optimizer, best=self.best, row=row)
         self.saved = time.perf_counter()
 
     def _restore(self, path: Path) -> None:
@@ -468,9 +494,7 @@ class Live:
         with torch.no_grad():
             self.row.copy_(state["row"])
         self.best.copy_(state["best"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"].cpu())
-        self.at = Progress(**state["progress"])
+        self.at = Progress.restored(state, self.optimizer)
 
 
 def _share(seconds: float, live: Sequence[Live]) -> None:
@@ -510,11 +534,7 @@ def advance(
                 found = _step(stack, live, parts, totals, budget)
                 for k, (run, mine) in enumerate(zip(live, members, strict=True)):
                     run.losses.append(found[k : k + 1])
-                    run.at.step += 1
-                    run.at.tokens += int(pool.lengths[mine].sum())
-                    run.at.flops += run.member.cost(
-                        len(mine), int(pool.lengths[mine].max()) - 1, int(pool.targets[mine].sum())
-                    )
+                    run.at.stepped(pool, mine, run.member.cost)
                 done += 1
         except torch.OutOfMemoryError:
             if not memory.tighten(stack, budget.batch):

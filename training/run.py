@@ -184,6 +184,7 @@ def run(
     device = best_device()
     ask = Ask(method=method, examples=examples, rates=rates, seed=seed, checkpoint=checkpoint)
     subset = [task.train[k] for k in choose(len(task.train), examples, seed)]
+    cost = team.cost(base, method, device)
     found: dict[float, Outcome | Diverged] = {}
     for rate in ask.tried:
         try:
@@ -195,7 +196,7 @@ def run(
                 rate=rate,
                 seed=seed,
                 device=device,
-                cost=team.cost(base, method, device),
+                cost=cost,
                 checkpoint=ask.file(rate),
             )
         except Diverged as reason:

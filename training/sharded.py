@@ -15,7 +15,6 @@ import pickle
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +23,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from tunecast.models.files import write_atomically
 from tunecast.training.examples import (
     Budget,
     Encoded,
@@ -184,11 +182,9 @@ class Ranks(Alone):
             kept = torch.load(checkpoint, weights_only=True)
         # A kill may have come between the first process's state and the last one's.
         if self.same(0 if kept is None else kept["progress"]["step"]) and kept is not None:
-            at = Progress(**kept["progress"])
             tuned.load(kept["parameters"])
             best = kept["best"]
-            optimizer.load_state_dict(kept["optimizer"])
-            torch.set_rng_state(kept["random"])
+            at = Progress.restored(kept, optimizer)
         saved = time.perf_counter()
         since = saved
         for batch_of in order_from(at.step, pool.lengths, budget, seed):
@@ -204,35 +200,19 @@ class Ranks(Alone):
             for group in optimizer.param_groups:
                 group["lr"] = rate * cosine(at.step, steps, warm_up=budget.warm_up)
             optimizer.step()
-            at.step += 1
-            at.tokens += int(pool.lengths[batch_of].sum())
-            at.flops += cost(
-                len(batch_of),
-                int(pool.lengths[batch_of].max()) - 1,
-                int(pool.targets[batch_of].sum()),
-            )
+            at.stepped(pool, batch_of, cost)
             if at.step not in measured:
                 continue
             now = time.perf_counter()  # the losses have been read, so the device is done
             at.training += now - since
             dev_loss, _ = self.evaluate(tuned, dev, device)
-            at.history.append((at.step, dev_loss))
-            at.stale += 1
-            if dev_loss < at.best_dev:
-                at.best_dev, at.best_step, at.stale = dev_loss, at.step, 0
+            if at.judged(dev_loss):
                 best = _copied(parameters)
             at.seconds += time.perf_counter() - since
             since = time.perf_counter()
             if self.first(since - saved) >= save_every and checkpoint is not None:
-                state = {
-                    "progress": {name: getattr(at, name) for name in Progress.__slots__},
-                    "best": best,
-                    "parameters": {name: p.detach() for name, p in parameters.items()},
-                    "optimizer": optimizer.state_dict(),
-                    "random": torch.get_rng_state(),
-                }
-                checkpoint.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(checkpoint, partial(torch.save, state))
+                values = {name: p.detach() for name, p in parameters.items()}
+                at.keep(checkpoint, optimizer, best=best, parameters=values)
                 saved = since
         optimizer.zero_grad()
         if checkpoint is not None:

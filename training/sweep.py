@@ -295,12 +295,17 @@ def prepare(base: BaseModel, cells: Sequence[Cell], budget: Budget, cache: Path)
         check(loaded, _encoded(cell.task, base, budget, cache), cell.method, cell.examples)
 
 
+def by_base(cells: Iterable[Cell]) -> dict[BaseModel, list[Cell]]:
+    """Return the cells of each base model, in their order."""
+    found: dict[BaseModel, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.base, []).append(cell)
+    return found
+
+
 def prepare_all(recipe: Recipe, cache: Path, say: Callable[[str], None]) -> None:
     """Get every base model and text of a recipe ready, one after the other, and say how fast."""
-    by_base: dict[BaseModel, list[Cell]] = {}
-    for cell in recipe.cells:
-        by_base.setdefault(cell.base, []).append(cell)
-    for base, cells in by_base.items():
+    for base, cells in by_base(recipe.cells).items():
         started, told = time.perf_counter(), False
 
         def progress(share: float, base: BaseModel = base, started: float = started) -> None:
@@ -764,10 +769,8 @@ def preparations(
     jobs: Sequence[Job], setting: Setting
 ) -> list[tuple[BaseModel, list[Cell], Budget, Path]]:
     """Return the arguments of `prepare` for each base model of some jobs."""
-    by_base: dict[BaseModel, list[Cell]] = {}
-    for job in jobs:
-        by_base.setdefault(job.cell.base, []).append(job.cell)
-    return [(base, cells, setting.budget, setting.cache) for base, cells in by_base.items()]
+    grouped = by_base(job.cell for job in jobs)
+    return [(base, cells, setting.budget, setting.cache) for base, cells in grouped.items()]
 
 
 def _rest(jobs: Sequence[Job], recipe: Recipe, table: str | Path) -> list[Job]:
