@@ -107,14 +107,14 @@ class Masked:
         runs = np.bincount(layout.row_curve, bought, len(layout.curve_cell))
         own = {"curve_mean": runs > 0, "curve_slope": runs > 1}
         # The columns whose levels `hierarchy` may sample as means.
-        columns = [c for i, c in enumerate(layout.columns) if i == 0 or c.name == "cell"]
+        columns = [c for i, c in enumerate(layout.columns) if i in (0, len(layout.columns) - 1)]
         for name, place in self.places.items():
             for column in columns:
-                if name.startswith(f"{column.name}_"):
+                if name.startswith(f"mean_{column.name}"):
                     level = column.index[layout.curve_cell]
                     own[name] = np.bincount(level, runs, len(column.levels)) > 0
-            if name in own:
-                out[place] = own[name]
+            if name in own:  # the levels come last: what stands before them is repeated
+                out[place] = np.resize(own[name], place.stop - place.start)
         return out
 
     def _coordinates(
@@ -186,10 +186,11 @@ def masked(pool: pd.DataFrame, *, law: str, cell: tuple[str, ...], **ask: Any) -
     import pytensor.tensor as pt
 
     layout = lay_out(pool, question_of(pool, law=law, cell=cell, **ask))
-    # The coordinates of `tunecast.models.hierarchy` follow slopes of all runs of the pool. Here
-    # they must not know them: half-way for every curve.
+    # The coordinates of `tunecast.models.hierarchy` follow slopes and bends of all runs of the
+    # pool. Here they must not know them: half-way for every curve.
     steep = np.maximum(-layout.slope, 1e-3)
     layout = replace(layout, slope=-steep, slope_error=WEAK["rate"].scatter * steep)
+    layout = replace(layout, bend=np.ones_like(layout.bend))
     shapes = {k: v.shape[1:] for k, v in simulate_prior(layout, WEAK, 1, 0)[0].items()}
     ends = np.cumsum([int(np.prod(s)) for s in shapes.values()])
     places = {

@@ -13,9 +13,10 @@ Geometry decides how fast this samples. Three devices, each exact:
   it, and exponents; (log A, log E) -> (level, share) has Jacobian determinant 1, so priors keep
   their meaning.
 * What the data determine sharply is sampled directly: a curve's mean log loss over its own data
-  sizes, and its local slope ``log((1 - share) * onset * beta)``. Each is its hierarchical
-  coordinate plus a shift by other unknowns, again with determinant 1. What they leave open
-  (share, onset) is sampled as standardised deviations.
+  sizes and its local slope ``log((1 - share) * onset * beta)``; a cell's loss over its own base
+  models, its slope in each factor and its bend, with the effects of those base models upon them.
+  Each is its hierarchical coordinate, shifted or scaled by unknowns drawn before it. What they
+  leave open (share, gamma) is sampled between itself and its standardised deviation.
 * Every learned scale is log-normal, so none of them has a funnel at zero.
 """
 
@@ -85,12 +86,20 @@ class Belief:
 
 
 def coordinates(law: Law, factors: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of a cell's coordinates, ``rate`` last because it leans on the others."""
-    names = ["level", "share"]
-    names += [f"{name}:{k}" for name in ("alpha", "gamma") for k in factors if law.has("alpha")]
-    names += ["onset"] if law.has("D_l") else []
-    names += [f"split:{k}" for k in factors if law.has("B")]
-    return (*names, "rate")
+    """Return the names of a cell's coordinates: those that lean on others come after them."""
+    return (
+        *open_coordinates(law, factors),
+        *(("onset",) if law.has("D_l") else ()),
+        *(f"alpha:{k}" for k in factors if law.has("alpha")),
+        "level",
+        "rate",
+    )
+
+
+def open_coordinates(law: Law, factors: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the coordinates that runs rarely settle."""
+    gamma = [f"gamma:{k}" for k in factors if law.has("alpha")]
+    return ("share", *gamma, *(f"split:{k}" for k in factors if law.has("B")))
 
 
 def prior_of(priors: PriorTable, coordinate: str) -> Any:
@@ -100,7 +109,7 @@ def prior_of(priors: PriorTable, coordinate: str) -> Any:
 
 def log_sigmoid(x: Array, xp: Any) -> Array:
     """Return ``log(1 / (1 + exp(-x)))`` without overflow."""
-    return -xp.logaddexp(0.0, -x)
+    return -np.logaddexp(0.0, -x) if xp is np else -xp.softplus(-x)  # one fused operation
 
 
 def slope_shift(share: Array, onset: Array | None, xp: Any) -> Array:
@@ -145,29 +154,39 @@ def at_factors(
         parameters |= {"A": xp.exp(log_reducible), "E": xp.exp(log_floor)}
     amplitude = xp.log(law.part("amplitude", X, parameters))
     floor = xp.log(law.part("floor", X, parameters))
-    whole = xp.logaddexp(amplitude, floor)
+    whole = amplitude - log_sigmoid(amplitude - floor, xp)
     for i, k in enumerate(X):
         whole = whole - cell[f"gamma:{k}"] * x[:, i]
     return whole, floor - amplitude
 
 
 def decline(
-    law: Law, log_u: Array, share: Array, rate: Array, onset: Array | None, xp: Any
+    law: Law,
+    log_u: Array,
+    share: Array,
+    rate: Array,
+    onset: Array | None,
+    xp: Any,
+    at: np.ndarray | None = None,
 ) -> Array:
     """Return ``log L(D) - log L(D_ref)`` for data sizes ``D = D_ref * exp(log_u)``.
+
+    With ``at``, share, rate and onset are those of curves, and ``at`` the curve of each data size.
 
     Every decay depends on D and D_l through D^beta and D_l^beta alone, so it is called in those,
     with exponent 1: ``D_l`` itself overflows when beta is small.
     """
-    parameters = {"beta": 1.0}
-    if onset is not None:
-        parameters["D_l"] = xp.exp(-onset)
-    # Beyond exp(500) a loss means nothing, but a rare prior draw of beta must not overflow.
-    power = xp.exp(xp.clip(xp.exp(rate) * log_u, -500, 500))
-    decay = law.part("decay", power, parameters)
-    start = law.part("decay", 1.0, parameters)
+    own = {} if onset is None else {"D_l": xp.exp(-onset)}
+    start = law.part("decay", 1.0, {"beta": 1.0, **own})
     floor_share = 1 / (1 + xp.exp(-share))
-    return xp.log(floor_share + (1 - floor_share) * decay / start)
+    # What is one number a curve is computed before it is repeated for each of the data sizes.
+    floor, reducible, beta = floor_share, (1 - floor_share) / start, xp.exp(rate)
+    if at is not None:
+        floor, reducible, beta = floor[..., at], reducible[..., at], beta[..., at]
+        own = {name: value[..., at] for name, value in own.items()}
+    # Beyond exp(500) a loss means nothing, but a rare prior draw of beta must not overflow.
+    power = xp.exp(xp.clip(beta * log_u, -500, 500))
+    return xp.log(floor + reducible * law.part("decay", power, {"beta": 1.0, **own}))
 
 
 def believe(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> Belief:
@@ -186,23 +205,21 @@ def believe(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> Belief:
     """
     law, factors = get_law(layout.question.law), layout.question.factors
     names = coordinates(law, factors)
-    cell, roots, effects, effect_sd = _cells(layout, priors, names, draw, xp)
+    base_row = priors["base_effect"]
+    base_sd = xp.exp(base_row.location + base_row.scale * draw("base_sd", 0.0, 1.0, (), None))
+    base = None
+    if not layout.one_curve_per_base_model:
+        base = base_sd[..., None] * draw("base_effect", 0.0, 1.0, ("base_model",), BASE_EFFECT_DF)
+    cell, roots, effects, effect_sd = _cells(layout, priors, names, base, draw, xp)
 
     own = {name: value[..., layout.curve_cell] for name, value in cell.items()}
     expected_level, expected_share = at_factors(law, factors, own, layout.curve_x, xp)
-    scatter: dict[str, Array] = {
-        name: _positive(f"scatter_{name}", priors[name].scatter, EFFECT_SPREAD, draw, xp)
-        for name in ("share", "rate", "onset")
-        if name in names
-    }
-    share = expected_share + scatter["share"][..., None] * draw(
-        "curve_share", 0.0, 1.0, ("curve",), None
-    )
+    scatter = _scatters(layout, priors, draw, xp)
+    bend = draw("curve_bend", 0.0, 1.0, ("bent coordinate", "curve"), None)
+    share = expected_share + scatter["share"][..., None] * bend[..., 0, :]
     onset = None
     if "onset" in names:
-        onset = own["onset"] + scatter["onset"][..., None] * draw(
-            "curve_onset", 0.0, 1.0, ("curve",), None
-        )
+        onset = own["onset"] + scatter["onset"][..., None] * bend[..., 1, :]
     shift = slope_shift(share, onset, xp)
     slope = _partly_centred(
         "curve_slope",
@@ -213,12 +230,19 @@ def believe(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> Belief:
         draw,
     )
     rate = slope - shift
-    at = layout.row_curve
-    row_onset = None if onset is None else onset[..., at]
-    shape = decline(law, layout.log_u, share[..., at], rate[..., at], row_onset, xp)
+    shape = decline(law, layout.log_u, share, rate, onset, xp, layout.row_curve)
     # A curve's mean over its own rows is what its data determine; the level at D_ref follows.
     mean_shape = _mean_by_curve(shape, layout)
-    level, base, base_sd = _levels(layout, priors, expected_level, mean_shape, scatter, draw, xp)
+    location = expected_level + mean_shape
+    if base is None:
+        # Where each base model has one curve, its effect and the curve's own deviation cannot be
+        # told apart, and one term serves for both.
+        mean = draw("curve_mean", location, base_sd[..., None], ("curve",), BASE_EFFECT_DF)
+        base = (mean - location)[..., np.argsort(layout.curve_base)]
+    else:
+        location = location + base[..., layout.curve_base]
+        mean = draw("curve_mean", location, scatter["level"][..., None], ("curve",), None)
+    level = mean - mean_shape
     noise_task, noise, noise_df = _noise(layout, priors, draw, xp)
     return Belief(
         roots=roots,
@@ -235,99 +259,192 @@ def believe(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> Belief:
         noise_task=noise_task,
         noise=noise,
         noise_df=noise_df,
-        mean=level[..., at] + shape,
+        mean=level[..., layout.row_curve] + shape,
     )
 
 
-def _positive(name: str, median: float, spread: float, draw: Draw, xp: Any) -> Any:
-    return xp.exp(np.log(median) + spread * draw(name, 0.0, 1.0, (), None))
+def scattered(layout: Layout) -> tuple[str, ...]:
+    """Return the coordinates whose scatter of curves around their cell is learned."""
+    onset = ("onset",) if get_law(layout.question.law).has("D_l") else ()
+    level = () if layout.one_curve_per_base_model else ("level",)
+    return ("share", *onset, "rate", *level)
+
+
+def _scatters(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> dict[str, Any]:
+    names = scattered(layout)
+    spread = np.array([LEVEL_SPREAD if name == "level" else EFFECT_SPREAD for name in names])
+    median = np.array([priors[name].scatter for name in names])
+    sd = xp.exp(np.log(median) + spread * draw("scatter", 0.0, 1.0, ("scattered",), None))
+    known = {"level": np.asarray(priors["level"].scatter)}
+    return known | {name: sd[..., i] for i, name in enumerate(names)}
 
 
 def _cells(
-    layout: Layout, priors: PriorTable, names: Sequence[str], draw: Draw, xp: Any
+    layout: Layout, priors: PriorTable, names: Sequence[str], base: Any, draw: Draw, xp: Any
 ) -> tuple[dict[str, Any], dict[str, Any], dict[tuple[str, str], Any], dict[tuple[str, str], Any]]:
     """Parameter = global + effects of the cell columns, each scale learned.
 
-    The levels of the first column are sampled as means (global included), those of the others as
-    standardised deviations: a global mean and a column of well-measured levels are otherwise
-    nearly collinear.
+    The levels of the first column are sampled as means (global included), as are the cells where
+    several columns make them; levels of the others as standardised deviations: a global mean and
+    a column of well-measured levels are otherwise nearly collinear.
     """
-    every = np.zeros(len(layout.cells), dtype=int)
-    rows = {name: prior_of(priors, name) for name in names}
-    roots: dict[str, Any] = {}
+    rows = [prior_of(priors, name) for name in names]
+    location, scale = (np.array([[getattr(r, k)] for r in rows]) for k in ("location", "scale"))
     effects: dict[tuple[str, str], Any] = {}
     effect_sd: dict[tuple[str, str], Any] = {}
+    every = np.zeros(len(layout.cells), dtype=int)
     if not layout.columns:
-        roots = _means(
-            "global",
-            "global",
-            {n: (r.location, r.scale) for n, r in rows.items()},
-            np.array([slope_weight(layout, priors).mean()]),
-            draw,
-            xp,
-        )
+        means = _means("mean", "one", every, location, scale, _SEEN, layout, priors, base, draw, xp)
+        roots = {name: means[..., k, :] for k, name in enumerate(names)}
         return {n: v[..., every] for n, v in roots.items()}, roots, {}, {}
 
-    first, *others = layout.columns
-    for name in names:
-        roots[name] = draw(f"global_{name}", rows[name].location, rows[name].scale, (), None)
-    for column in layout.columns:
+    root = draw("overall", location[:, 0], scale[:, 0], ("coordinate",), None)
+    cell = root[..., None]
+    usual = np.array([row.effect for row in rows])
+    for i, column in enumerate(layout.columns):
         z = draw(f"spread_{column.name}", 0.0, 1.0, ("coordinate",), None)
-        for i, name in enumerate(names):
-            effect_sd[column.name, name] = rows[name].effect * xp.exp(EFFECT_SPREAD * z[..., i])
-    slopes = slope_weight(layout, priors)
-    level = first.index[layout.curve_cell]
-    means = _means(
-        first.name,
-        _levels_of(first.name),
-        {n: (roots[n][..., None], effect_sd[first.name, n][..., None]) for n in names},
-        np.bincount(level, slopes) / np.bincount(level),
-        draw,
-        xp,
-    )
-    cell = {}
-    for name in names:
-        effects[first.name, name] = means[name] - roots[name][..., None]
-        cell[name] = means[name][..., first.index]
-    for column in others:
-        sd = {name: effect_sd[column.name, name][..., None] for name in names}
-        if column.name == "cell":
+        sd = usual * xp.exp(EFFECT_SPREAD * z)
+        dim = _levels_of(column.name)
+        last = i == len(layout.columns) - 1
+        if i == 0 or last:
             # Curves pin down a cell, not the sum of effects that makes it: sample the cell.
-            normal = {name: (cell[name], sd[name]) for name in names}
-            weight = np.bincount(layout.curve_cell, slopes) / np.bincount(layout.curve_cell)
-            own = _means("cell", _levels_of("cell"), normal, weight, draw, xp)
-            effects |= {("cell", name): own[name] - cell[name] for name in names}
-            cell = own
-            continue
-        z = draw(f"effect_{column.name}", 0.0, 1.0, ("coordinate", _levels_of(column.name)), None)
-        for i, name in enumerate(names):
-            effect = sd[name] * z[..., i, :]
-            effects[column.name, name] = effect
-            cell[name] = cell[name] + effect[..., column.index]
-    return cell, roots, effects, effect_sd
+            own = _means(
+                f"mean_{column.name}", dim, column.index, cell, sd[..., None],
+                _SEEN if last else _UNSEEN, layout, priors, base, draw, xp,
+            )  # fmt: skip
+            effect = own - cell
+        else:
+            effect = sd[..., None] * draw(
+                f"effect_{column.name}", 0.0, 1.0, ("coordinate", dim), None
+            )
+        cell = cell + effect[..., column.index]
+        for k, name in enumerate(names):
+            effects[column.name, name] = effect[..., k, :]
+            effect_sd[column.name, name] = sd[..., k]
+    return (
+        {name: cell[..., k, :] for k, name in enumerate(names)},
+        {name: root[..., k] for k, name in enumerate(names)},
+        effects,
+        effect_sd,
+    )
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """How far the means of a column are sampled as themselves (1), or standardised (0)."""
+
+    open: float
+    onset: float
+    alpha: float
+    slope: float | None  # None: as far as runs determine the slopes of its curves
+
+
+# Means that runs see, and means of such means. The numbers steer the sampler alone.
+_SEEN = _Weights(open=0.3, onset=0.6, alpha=1.0, slope=None)
+_UNSEEN = _Weights(open=0.2, onset=0.3, alpha=0.5, slope=0.3)
 
 
 def _means(
     prefix: str,
     dim: str,
-    normal: Mapping[str, tuple[Any, Any]],
-    weight: np.ndarray,
+    index: np.ndarray,
+    location: Any,
+    scale: Any,
+    weights: _Weights,
+    layout: Layout,
+    priors: PriorTable,
+    base: Any,
     draw: Draw,
     xp: Any,
-) -> dict[str, Any]:
-    """Sample one mean of each coordinate; the rate by way of the local slope."""
-    means = {
-        name: _partly_centred(
-            f"{prefix}_{name}", location, scale, 1.0 if name == "level" else 0.5, (dim,), draw
-        )
-        for name, (location, scale) in normal.items()
-        if name != "rate"
-    }
-    shift = slope_shift(means["share"], means.get("onset"), xp)
-    location, scale = normal["rate"]
-    slope = _partly_centred(f"{prefix}_slope", location + shift, scale, weight, (dim,), draw)
-    means["rate"] = slope - shift
-    return means
+) -> Any:
+    """Sample the means of the levels of a column, shape (..., coordinates, levels).
+
+    What the runs of a level see is its loss, its slopes in the data size and in the factors and
+    its bend, with the effects of its own base models upon them.
+    """
+    law, factors = get_law(layout.question.law), layout.question.factors
+    at = index[layout.curve_cell]  # level of each curve
+    curves = np.bincount(at)
+    opened = open_coordinates(law, factors)
+    n = len(opened)
+    free = _partly_centred(
+        prefix, location[..., :n, :], scale[..., :n, :], weights.open, ("open coordinate", dim),
+        draw,
+    )  # fmt: skip
+    value = {name: free[..., k, :] for k, name in enumerate(opened)}
+
+    def seen(name: str, prior: str, shift: Any, weight: Any, lever: Any = 1.0) -> Any:
+        """Sample ``shift + lever * coordinate``; return the coordinate."""
+        nonlocal n
+        drawn = _partly_centred(
+            f"{prefix}_{name}", lever * location[..., n, :] + shift, lever * scale[..., n, :],
+            weight, (dim,), draw,
+        )  # fmt: skip
+        value[prior] = (drawn - shift) / lever
+        n += 1
+        return value[prior]
+
+    if law.has("D_l"):
+        bend = np.exp(np.bincount(at, np.log(layout.bend[layout.curve_cell])) / curves)
+        floor_share = xp.exp(log_sigmoid(value["share"], xp))
+        seen("bend", "onset", xp.log(bend * (1 - floor_share) + floor_share), weights.onset)
+    mean, slopes, centre = _sight(layout, at)
+    shown = 0.0 if base is None else base @ mean
+    for k, factor in enumerate(factors if law.has("alpha") else ()):
+        gamma = value[f"gamma:{factor}"]
+        lever = _lever(law, factors, factor, value, xp)
+        shift = gamma if base is None else gamma - base @ slopes[k]
+        alpha = seen(f"slope:{factor}", f"alpha:{factor}", shift, weights.alpha, lever)
+        shown = shown - (gamma + lever * alpha) * centre[k]
+    seen("level", "level", shown, 1.0)
+    weight: Any = weights.slope
+    if weight is None:
+        weight = np.bincount(at, slope_weight(layout, priors)) / curves
+    seen("slope", "rate", slope_shift(value["share"], value.get("onset"), xp), weight)
+    rest = coordinates(law, factors)[len(opened) :]
+    return xp.concatenate([free, *(value[name][..., None, :] for name in rest)], axis=-2)
+
+
+def _lever(law: Law, factors: Sequence[str], factor: str, value: Mapping[str, Any], xp: Any) -> Any:
+    """Return how far a factor's exponent moves the slope of log loss in the factor.
+
+    It is kept off zero: where alpha moves nothing it must not be stretched without bound.
+    """
+    if not law.has("B"):
+        moved = xp.exp(log_sigmoid(-value["share"], xp))
+    else:
+        total = 1.0
+        for k in factors:
+            total = total + xp.exp(value[f"split:{k}"])
+        moved = xp.exp(log_sigmoid(value["share"], xp) + value[f"split:{factor}"]) / total
+    return xp.sqrt(moved**2 + 0.03**2)
+
+
+def _sight(layout: Layout, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return how base-model effects enter the mean and the factor slopes of each level's curves.
+
+    Returns
+    -------
+    mean : ndarray, shape (base_models, levels)
+        Weight of each base model in the mean of the level's curves.
+    slopes : ndarray, shape (factors, base_models, levels)
+        Its weight in their least-squares slope.
+    centre : ndarray, shape (factors, levels)
+        Mean of the log factors over the curves.
+    """
+    levels, factors = at.max() + 1, layout.curve_x.shape[1]
+    mean = np.zeros((len(layout.base_models), levels))
+    slopes = np.zeros((factors, *mean.shape))
+    centre = np.zeros((factors, levels))
+    for level in range(levels):
+        own = np.flatnonzero(at == level)
+        x = layout.curve_x[own]
+        centre[:, level] = x.mean(axis=0)
+        np.add.at(mean[:, level], layout.curve_base[own], 1 / len(own))
+        weights = np.linalg.pinv(x - x.mean(axis=0))  # (factors, curves)
+        for k in range(factors):
+            np.add.at(slopes[k, :, level], layout.curve_base[own], weights[k])
+    return mean, slopes, centre
 
 
 def _partly_centred(
@@ -374,44 +491,17 @@ def _excess_scatter(
     return math.sqrt(max(between - float((relative[measured] ** 2).mean()), 0.0))
 
 
-def _levels(
-    layout: Layout,
-    priors: PriorTable,
-    expected: Any,
-    mean_shape: Any,
-    scatter: dict[str, Any],
-    draw: Draw,
-    xp: Any,
-) -> tuple[Any, Any, Any]:
-    """Return level of each curve, effect of each base model and the scale of those effects.
-
-    Where each base model has one curve, its effect and the curve's own deviation cannot be told
-    apart, and one term serves for both.
-    """
-    row = priors["base_effect"]
-    base_sd = xp.exp(row.location + row.scale * draw("base_sd", 0.0, 1.0, (), None))
-    if layout.one_curve_per_base_model:
-        scatter["level"] = np.asarray(priors["level"].scatter)
-        mean = draw(
-            "curve_mean", expected + mean_shape, base_sd[..., None], ("curve",), BASE_EFFECT_DF
-        )
-        level = mean - mean_shape
-        return level, (level - expected)[..., np.argsort(layout.curve_base)], base_sd
-    median = priors["level"].scatter
-    scatter["level"] = _positive("scatter_level", median, LEVEL_SPREAD, draw, xp)
-    base = base_sd[..., None] * draw("base_effect", 0.0, 1.0, ("base_model",), BASE_EFFECT_DF)
-    location = expected + base[..., layout.curve_base] + mean_shape
-    mean = draw("curve_mean", location, scatter["level"][..., None], ("curve",), None)
-    return mean - mean_shape, base, base_sd
-
-
 def _noise(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> tuple[Any, Any, Any]:
     """Run noise: a scale for each task, around it one for each curve, shared tail weight."""
     row = priors["noise"]
     overall = row.location + row.scale * draw("noise_global", 0.0, 1.0, (), None)
-    task = overall[..., None] + row.effect * draw("noise_task", 0.0, 1.0, ("task",), None)
-    curve = task[..., layout.curve_task] + row.scatter * draw(
-        "noise_curve", 0.0, 1.0, ("curve",), None
+    task = draw("noise_task", overall[..., None], row.effect, ("task",), None)
+    # A run tells about as much of the log scale as one of the 2 that a normal one would, after
+    # those that went into the curve; a scale known better than its prior is sampled as itself.
+    told = np.maximum(np.bincount(layout.row_curve, minlength=len(layout.curve_cell)) - 3, 0)
+    weight = told / (told + row.scatter**-2)
+    curve = _partly_centred(
+        "noise_curve", task[..., layout.curve_task], row.scatter, weight, ("curve",), draw
     )
     tail = priors["noise_df"]
     df = 2 + xp.exp(tail.location + tail.scale * draw("noise_df", 0.0, 1.0, (), None))
@@ -419,9 +509,13 @@ def _noise(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> tuple[Any
 
 
 def _mean_by_curve(values: Any, layout: Layout) -> Any:
-    weights = np.zeros((len(layout.row_curve), len(layout.curve_cell)))
-    weights[np.arange(len(layout.row_curve)), layout.row_curve] = 1
-    return values @ (weights / weights.sum(axis=0))
+    # A gather, not a matrix product: chains that run side by side must not share BLAS threads.
+    order = np.argsort(layout.row_curve, kind="stable")
+    count = np.bincount(layout.row_curve)
+    place = np.arange(count.max()) + (np.cumsum(count) - count)[:, None]
+    weight = (np.arange(count.max()) < count[:, None]) / count[:, None]
+    rows = order[np.minimum(place, len(order) - 1)]
+    return (values[..., rows] * weight).sum(axis=-1)
 
 
 def _levels_of(column: str) -> str:
@@ -436,8 +530,11 @@ def dim_sizes(layout: Layout) -> dict[str, list[str]]:
         for k, m in zip(layout.curve_cell, layout.curve_base, strict=True)
     ]
     return {
-        "global": ["all"],
+        "one": ["all"],
         "coordinate": list(coordinates(law, factors)),
+        "open coordinate": list(open_coordinates(law, factors)),
+        "bent coordinate": ["share", "onset"] if law.has("D_l") else ["share"],
+        "scattered": list(scattered(layout)),
         "curve": [f"{i}: {name}" for i, name in enumerate(curves)],
         "base_model": list(layout.base_models),
         "task": list(layout.tasks),
@@ -458,7 +555,8 @@ def build(layout: Layout, priors: PriorTable) -> Any:
     import pytensor.tensor as pt
 
     coords = dim_sizes(layout) | {"row": np.arange(len(layout.row_curve)).tolist()}
-    with pm.Model(coords=coords) as model:
+    # Scales are exponentials: checking that they are positive would double the compiled model.
+    with pm.Model(coords=coords, check_bounds=False) as model:
 
         def draw(name: str, location: Any, scale: Any, dims: tuple[str, ...], df: Any) -> Any:
             start = _start(name, layout, priors)

@@ -28,8 +28,8 @@ BFMI_LIMIT = 0.3
 # that the sampler cannot enter.
 DIVERGENCE_LIMIT = 0.001
 
-DRAWS, TUNE, CHAINS = 2000, 1000, 4
-TARGET_ACCEPT = 0.95
+DRAWS, TUNE, CHAINS = 1500, 500, 4
+TARGET_ACCEPT = 0.97
 KEPT = 4000  # draws that a fit keeps; diagnostics are computed on all
 AUTO = "auto"
 

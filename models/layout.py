@@ -87,8 +87,13 @@ class Layout:
         Log of the loss.
     slope, slope_error : ndarray, shape (curves,)
         Least-squares slope of log loss in log data size, and its standard error (infinite where
-        there is none). They choose the sampler's coordinates, so draws are read with the slopes
-        that they were sampled with: `with_losses` keeps them.
+        there is none).
+    bend : ndarray, shape (cells,)
+        Least-squares bend of log loss at the reference: minus its second derivative in log data
+        size over its squared slope.
+
+    Slopes and bends choose the sampler's coordinates, so draws are read with those that they were
+    sampled with: `with_losses` keeps them.
     """
 
     question: Question
@@ -111,6 +116,7 @@ class Layout:
     log_loss: np.ndarray
     slope: np.ndarray
     slope_error: np.ndarray
+    bend: np.ndarray
 
     @property
     def one_curve_per_base_model(self) -> bool:
@@ -203,6 +209,7 @@ def lay_out(runs: pd.DataFrame, question: Question) -> Layout:
         log_loss=np.log(loss),
         slope=slope,
         slope_error=slope_error,
+        bend=_least_squares_bend(np.log(loss), log_u, row_curve, row_cell[first]),
     )
 
 
@@ -221,6 +228,22 @@ def _least_squares_slope(
     usual = np.median(residual[count > 2]) if (count > 2).any() else 1e-4
     error = np.sqrt(np.maximum(residual, usual / 4) / some)
     return slope, np.where((count > 1) & (width > 0), error, np.inf)
+
+
+def _least_squares_bend(
+    log_loss: np.ndarray, log_u: np.ndarray, at: np.ndarray, cell: np.ndarray
+) -> np.ndarray:
+    """Return each cell's bend, from one parabola with a level for each curve, within 0.2 to 50."""
+    bend = np.ones(cell.max() + 1)  # 1 means none: what runs without a bend to see are given
+    for k in range(len(bend)):
+        rows = cell[at] == k
+        t = log_u[rows]
+        curves, own = np.unique(at[rows], return_inverse=True)
+        design = np.column_stack([np.eye(len(curves))[own], t, t * t / 2])
+        slope, second = np.linalg.lstsq(design, log_loss[rows], rcond=None)[0][-2:]
+        if len(np.unique(t)) > 2 and slope != 0:
+            bend[k] = np.clip(-second / slope**2, 0.2, 50.0)
+    return bend
 
 
 def _columns(cells: Sequence[tuple[str, ...]], names: Sequence[str]) -> tuple[Column, ...]:

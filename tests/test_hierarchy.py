@@ -211,9 +211,9 @@ def test_every_prior_draw_gives_finite_losses(zhang: pd.DataFrame, law: str) -> 
 
 
 def test_coordinates_follow_the_law() -> None:
-    assert coordinates(get_law("power"), ()) == ("level", "share", "rate")
+    assert coordinates(get_law("power"), ()) == ("share", "level", "rate")
     assert coordinates(get_law("additive"), ("a", "b")) == (
-        "level", "share", "alpha:a", "alpha:b", "gamma:a", "gamma:b", "split:a", "split:b", "rate",
+        "share", "gamma:a", "gamma:b", "split:a", "split:b", "alpha:a", "alpha:b", "level", "rate",
     )  # fmt: skip
     assert "onset" in coordinates(get_law("rectified"), ())
 

@@ -216,14 +216,16 @@ def test_a_budget_is_kept(fit: Fit, pool: pd.DataFrame) -> None:
     assert not (bought.runs["method"] == "fmt").any()
 
 
-def test_a_budget_is_used_up(fit: Fit, pool: pd.DataFrame) -> None:
+def test_a_budget_is_used_up(believed: Callable[..., Fit], pool: pd.DataFrame) -> None:
+    fit = replace(believed(read_runs(SMALL), size=2000), info=INFO)
     priced = pool.assign(cost=1.0)
-    found = plan(fit, priced, targets=TARGETS, budget=17.0, check=False).runs
+    ask = {"targets": TARGETS, "draws": 2000, "check": False}
+    found = plan(fit, priced, budget=17.0, **ask).runs  # type: ignore[arg-type]
     # The last of 18 runs tell no more than chance does.
     assert 14 <= found["cumulative_cost"].iloc[-1] <= 17
     assert found["gain"].notna().all() and found["gain_nested"].isna().all()
     # Control: without one, what tells next to nothing is not made.
-    free = plan(fit, priced, targets=TARGETS, runs=18, check=False).runs
+    free = plan(fit, priced, runs=18, **ask).runs  # type: ignore[arg-type]
     assert len(free) < len(found)
 
 

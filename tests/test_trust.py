@@ -128,7 +128,7 @@ def test_the_verdict_follows_the_numbers(
     fit = believed(runs, size=400)
     (member,) = fit.members
     moved = dict(member.posterior)
-    moved["method_level"] = moved["method_level"] + np.array([0, 10 * gap])
+    moved["mean_method_level"] = moved["mean_method_level"] + np.array([0, 10 * gap])
     fit = replace(fit, members=(Member(member.layout, member.priors, moved, 1.0),))
     (answer,) = answers(fit, default_targets(fit))
     rows = answer.forecasts.to_dict("records")
