@@ -10,6 +10,7 @@ import pytest
 
 from tunecast.models.fits import Fit
 from tunecast.models.hierarchy import (
+    _lever,
     _partly_centred,
     at_factors,
     build,
@@ -191,6 +192,30 @@ def test_the_local_slope_is_what_the_sampler_takes_it_for() -> None:
     assert (ends[1] - ends[0]) / (2 * h) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("bend", [0.4, 1.0, 6.0])
+def test_the_bend_is_what_the_sampler_takes_it_for(bend: float) -> None:
+    """Minus the second derivative over the squared slope, by central differences."""
+    law, h = get_law("rectified"), 1e-3
+    share, rate = -0.7, np.array(np.log(0.3))
+    floor_share = 1 / (1 + np.exp(-share))
+    onset = -np.log(bend * (1 - floor_share) + floor_share)
+    below, at, above = decline(law, np.array([-h, 0, h]), share, rate, np.array(onset), np)
+    slope, second = (above - below) / (2 * h), (above - 2 * at + below) / h**2
+    # Both differences err by h^2, rounding of the second by eps / h^2: 1e-10 of a slope of 0.07.
+    assert -second / slope**2 == pytest.approx(bend, abs=1e-5)
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS if law != "power"])
+def test_the_lever_is_how_alpha_moves_the_slope_in_a_factor(law: str) -> None:
+    """By central differences; off by what keeps the lever from zero, 0.03 in quadrature."""
+    formula, h = get_law(law), 1e-5
+    own = {name: np.array([0.3]) for name in coordinates(formula, TWO)}
+    ends, _ = at_factors(formula, TWO, own, np.array([[-h, 0], [h, 0]]), np)
+    moved = -(ends[1] - ends[0]) / (2 * h) - own["gamma:model_size"][0]
+    lever = _lever(formula, TWO, TWO[0], own, np)[0]
+    assert np.sqrt(lever**2 - 0.03**2) * 0.3 == pytest.approx(moved, abs=1e-9)
+
+
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("onset", [-5.0, 5.0])
 def test_an_extreme_exponent_does_not_overflow(law: str, onset: float) -> None:
@@ -255,6 +280,30 @@ def test_the_prior_of_cells_does_not_depend_on_the_losses(ladder: pd.DataFrame) 
     assert abs(mean_a - mean_b) < 5 * np.hypot(se_a, se_b)
     # Mixed scales give the rate heavier tails than a normal: a kurtosis of 6 covers them.
     assert abs(log_sd_a - log_sd_b) < 5 * np.sqrt(2 * (6 - 1) / (4 * n))
+
+
+@pytest.mark.parametrize("law", ["additive", "rectified"])  # between them, every coordinate
+def test_shifts_and_levers_change_no_prior(ladder: pd.DataFrame, law: str) -> None:
+    """What a cell adds to its columns is normal with its own scale, whatever was drawn before."""
+    n, five = 20_000, 5.0
+    layout = laid(pd.concat([ladder, ladder.assign(task="other")]), law, TWO)
+    draws, belief = simulate_prior(layout, WEAK, n, 13)
+    assert ("cell", "level") in belief.effects
+    before = np.column_stack([belief.base, belief.roots["gamma:model_size"]])
+    before = (before - before.mean(axis=0)) / before.std(axis=0)
+
+    def related(values: np.ndarray) -> float:
+        return float(np.abs(before.T @ (values / values.std(axis=0))).max() / n)
+
+    for (column, name), effect in belief.effects.items():
+        z = effect / belief.effect_sd[column, name][:, None]
+        assert np.abs(z.mean(axis=0)).max() < five / np.sqrt(n)
+        assert np.abs(z.std(axis=0) - 1).max() < five / np.sqrt(2 * n)
+        assert np.abs((1.05 * z).std(axis=0) - 1).min() > five / np.sqrt(2 * n)  # the control
+        if name in ("level", "rate") or name.startswith("alpha"):
+            assert related(z) < five / np.sqrt(n)
+    # The control: what is drawn in alpha's place leans on gamma, and alpha itself does not.
+    assert related(draws["mean_cell_slope:model_size"]) > five / np.sqrt(n)
 
 
 def test_slope_weight_grows_with_what_a_curve_shows(ladder: pd.DataFrame) -> None:
