@@ -45,6 +45,8 @@ def rendered(readme: str) -> str:
         "columns": column_table(),
         "backtest": _backtest(json.loads((RESULTS / "backtest.json").read_text())),
         "worlds": _worlds(json.loads((RESULTS / "worlds.json").read_text())),
+        "speed": _speed(json.loads((RESULTS / "speed.json").read_text())),
+        "plans": _plans(json.loads((RESULTS / "plan_worlds.json").read_text())),
         "files": _files(),
     }
     for name, text in parts.items():
@@ -114,6 +116,48 @@ def _worlds(found: Mapping[str, Any]) -> str:
     ]
     told = f"Over {found['worlds']} worlds. Brier score of the best method at 16B: "
     return "\n".join([*lines, "", told + ", ".join(scores) + ".", ""])
+
+
+def _speed(found: Mapping[str, Any]) -> str:
+    """Wall time of commands, and effective draws a second against other coordinates."""
+    ran = found["commands"]
+    lines = ["| command | seconds | largest R-hat | divergences |", "|---|---|---|---|"]
+    for name in ("ladder", "rectified_ft"):
+        fit = ran[name]
+        lines.append(
+            f"| `tunecast fit`, {fit['runs']} runs (`{name}`) | {fit['seconds']:.0f} "
+            f"| {fit['rhat_max']:.3f} | {fit['divergences']} |"
+        )
+    first = ran["ladder, nothing compiled before"]
+    lines.append(f"| `tunecast fit ladder`, the first fit after installing | {first:.0f} | | |")
+    lines.append(f"| `tunecast forecast` | {ran['forecast']:.1f} | | |")
+    lines.append(f"| `tunecast --help` | {ran['help']:.1f} | | |")
+    ratio = found["sampling"]["plain, pymc"]["shared_ratio"]
+    told = (
+        f"On {found['cores']} cores, compilation included. Against the plain non-centred "
+        f"parametrisation under `pm.sample`, the smallest effective sample size a second is "
+        f"{ratio:.0f} times as large."
+    )
+    return "\n".join([*lines, "", told, ""])
+
+
+def _plans(found: Mapping[str, Any]) -> str:
+    """Scores of each way to choose runs, and of the whole pool, by share of the pool's cost."""
+    shares = (0.01, 0.05, 0.1)
+    scores = (("right", "right winner"), ("regret", "regret"), ("crps", "CRPS"))
+    names = list(dict.fromkeys(k.rpartition(" ")[0] for k in found if k.endswith(" 0.1")))
+    heads = [f"{told}, {share:.0%}" for _, told in scores for share in shares]
+    lines = [f"| chosen by | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    for name in [*names, "whole pool"]:
+        cells = []
+        for score, _ in scores:
+            for share in shares:
+                line = found[name if name == "whole pool" else f"{name} {share:g}"]
+                value, error = line[score]["mean"], line[score]["error"]
+                digits = ".1%" if score == "right" else ".4f"
+                cells.append(f"{value:{digits}} ± {error:{digits}}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"Over {found['worlds']} worlds, ± standard errors.", ""])
 
 
 def _files() -> str:

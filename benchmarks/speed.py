@@ -17,6 +17,7 @@ grows with --plain-draws: it is then a lower bound. With --families both sample 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -182,8 +183,9 @@ def parametrisations(families: str, draws: int, plain_draws: int) -> dict[str, A
 
 
 def main(out: Path, families: str, draws: int, plain_draws: int, only: str) -> None:
-    """Measure, print and save."""
-    body: dict[str, Any] = {"command": "python " + " ".join(sys.argv), "cores": os.cpu_count()}
+    """Measure, print and save; what is not measured again is kept."""
+    body: dict[str, Any] = json.loads(out.read_text()) if only and out.exists() else {}
+    body |= {"command": "python " + " ".join(sys.argv), "cores": os.cpu_count()}
     if only != "sampling":
         with tempfile.TemporaryDirectory() as folder:
             body["commands"] = commands(Path(folder))
