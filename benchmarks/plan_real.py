@@ -17,7 +17,7 @@ same in all). Both are tunecast's law and not those of the paper, so its figures
 no rerun of it.
 
 Judged are tunecast's forecast goal, five rivals and the whole pool. Refits are short chains
-(masked.py). One start is one line of a JSONL file beside OUT; a killed run goes on.
+(refits.py). One start is one line of a JSONL file beside OUT; a killed run goes on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from data import largest_of_families, rectified_ft, shared
-from masked import Masked, masked
+from refits import cheapest, fit_rows
 from resume import append, kept, mean_and_error, save
 from strategies import RIVALS, choose
 
@@ -114,24 +114,23 @@ def judged(fit: Fit, asked: Problem) -> dict[str, Any]:
     return out | {"r2": float(np.mean(scores))}
 
 
-def start(number: int, model: Masked, asked: Problem, settings: dict[str, Any]) -> dict[str, Any]:
+def start(number: int, asked: Problem, settings: dict[str, Any]) -> dict[str, Any]:
     """Return how each strategy did from one start."""
-    n, costs = len(asked.pool), asked.costs
-    losses = asked.pool["loss"].to_numpy(float)
-    order = np.argsort(costs, kind="stable")
+    n, costs, pool = len(asked.pool), asked.costs, asked.pool
     rng = np.random.default_rng([settings["seed"], number])
-    known = np.zeros(n, dtype=bool)
     if asked.start_counts:
-        known[order[: max(4, n // 10)]] = True
+        known = cheapest(costs, max(4, n // 10))
     else:
-        known[rng.choice(order[: n // 4], round(0.05 * n), replace=False)] = True
+        known = np.zeros(n, dtype=bool)
+        quarter = np.flatnonzero(cheapest(costs, n // 4))
+        known[rng.choice(quarter, round(0.05 * n), replace=False)] = True
     chain = {k: settings[k] for k in ("draws", "tune", "chains")}
     # Plans are made from this one, so it is longer.
-    longer = chain | {"draws": settings["start_draws"], "chains": 2}
-    first = model.fit(losses, known, seed=number, **longer)
+    longer = chain | {"draws": settings["start_draws"]}
+    first = fit_rows(pool[known], asked.ask, seed=number, **longer)
     record: dict[str, Any] = {"start": number, "known": judged(first, asked)}
     if settings["whole"]:
-        everything = model.fit(losses, np.ones(n, dtype=bool), seed=number, **chain)
+        everything = fit_rows(pool, asked.ask, seed=number, **chain)
         record["whole pool"] = judged(everything, asked)
     open_ = np.flatnonzero(~known)
     for share in asked.budgets:
@@ -142,13 +141,13 @@ def start(number: int, model: Masked, asked: Problem, settings: dict[str, Any]) 
                 record[f"{name} {share:g}"] = record["known"] | {"bought": 0}
                 continue
             picked = choose(
-                name, first, asked.pool.iloc[open_].reset_index(drop=True), costs[open_],
+                name, first, pool.iloc[open_].reset_index(drop=True), costs[open_],
                 asked.test.drop(columns="loss"), left, np.random.default_rng([number, 1]),
                 draws=settings["plan_draws"],
             )  # fmt: skip
             bought = known.copy()
             bought[open_[picked]] = True
-            line = judged(model.fit(losses, bought, seed=number, **chain), asked)
+            line = judged(fit_rows(pool[bought], asked.ask, seed=number, **chain), asked)
             line |= {
                 "bought": len(picked),
                 "spent": float(costs[open_[picked]].sum() / costs.sum()),
@@ -163,11 +162,8 @@ def main(name: str, out: Path, starts: int, settings: dict[str, Any]) -> None:
     """Go through the starts, print and save the result."""
     asked, path = problem(name), out.with_suffix(".jsonl")
     done = kept(path, {"problem": name, **settings}, "start")
-    missing = [i for i in range(starts) if i not in done]
-    model = masked(asked.pool, **asked.ask) if missing else None
-    for number in missing:
-        assert model is not None
-        done[number] = start(number, model, asked, settings)
+    for number in [i for i in range(starts) if i not in done]:
+        done[number] = start(number, asked, settings)
         append(path, done[number])
     records = [done[i] for i in range(starts)]
     body: dict[str, Any] = {"command": "python " + " ".join(sys.argv), "starts": len(records)}
@@ -190,9 +186,9 @@ if __name__ == "__main__":
     parser.add_argument("name", choices=("rectified", "parallel", "sparsity"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--starts", type=int, default=1)
-    parser.add_argument("--draws", type=int, default=250)
-    parser.add_argument("--tune", type=int, default=200)
-    parser.add_argument("--chains", type=int, default=1)
+    parser.add_argument("--draws", type=int, default=300)
+    parser.add_argument("--tune", type=int, default=300)
+    parser.add_argument("--chains", type=int, default=2)
     parser.add_argument("--start-draws", type=int, default=500)
     parser.add_argument("--plan-draws", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)

@@ -10,9 +10,9 @@ choice is judged by a refit: how often the method of the highest p_best at 16B i
 what choosing it costs in nats, and the CRPS of the 16B losses expected. "whole pool" is what all
 runs together reach: which way the checkpoint of 16B deviates, no run of the pool can tell.
 
-Refits are short chains of the real model (masked.py), the same length for all strategies. A world
-depends on (seed, number) alone, and is one line of a JSONL file beside OUT; a killed run goes on,
-and a second process with --backwards shares the work.
+Refits are short chains, the same length for all strategies (refits.py). A world depends on (seed,
+number) alone, and is one line of a JSONL file beside OUT; a killed run goes on, and a second
+process with --backwards shares the work.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from masked import Masked, masked
+from refits import cheapest, fit_rows
 from resume import append, kept, mean_and_error, save
 from strategies import STRATEGIES, choose
 from worlds import METHODS, TASKS, contests, laws_of_a_world, split, true_losses
@@ -36,6 +36,7 @@ from tunecast.models.simulate import simulate
 
 BUDGETS = (0.01, 0.05, 0.10)
 START = 0.05  # the cheapest share of runs that is known
+ASK = {"law": "multiplicative", "cell": ("task", "method")}
 PLANNED = (1e4, 1e5, 1e6)  # examples at which the winner is planned for; judged at all of worlds.py
 
 
@@ -46,8 +47,7 @@ def costs_of(pool: pd.DataFrame) -> np.ndarray:
 
 def judged(fit: Fit, places: pd.DataFrame, truth: np.ndarray) -> dict[str, Any]:
     """Return right winners, regret in nats and CRPS of expected log losses over contests."""
-    every = pd.concat([places.assign(method=m) for m in METHODS], ignore_index=True)
-    x = np.log(fit.draws(every).expected)
+    x = np.log(fit.draws(with_methods(places)).expected)
     # Not by `compare`: a method of which nothing was bought is a candidate for winning too.
     best = x.reshape(len(x), len(METHODS), -1).argmin(axis=1)
     named = np.array([np.bincount(b, minlength=len(METHODS)).argmax() for b in best.T])
@@ -73,7 +73,7 @@ def of_task(runs: pd.DataFrame, task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     return split(runs[runs["task"] == task].reset_index(drop=True))
 
 
-def world(number: int, model: Masked, settings: dict[str, Any]) -> dict[str, Any]:
+def world(number: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Return how each strategy did at each budget in one world."""
     rng = np.random.default_rng([settings["seed"], number])
     laws = laws_of_a_world(rng)
@@ -81,14 +81,13 @@ def world(number: int, model: Masked, settings: dict[str, Any]) -> dict[str, Any
     pool, test = of_task(runs, task_of(number))
     here = (contests()["task"] == task_of(number)).to_numpy()
     places, truth = contests()[here].reset_index(drop=True), true_losses(laws, test)[here]
-    costs, losses = costs_of(pool), pool["loss"].to_numpy(float)
-    known = np.zeros(len(pool), dtype=bool)
-    known[np.argsort(costs, kind="stable")[: round(START * len(pool))]] = True
+    costs = costs_of(pool)
+    known = cheapest(costs, round(START * len(pool)))
     chain = {name: settings[name] for name in ("draws", "tune", "chains")}
     seed = int(rng.integers(2**31))
     # Plans are made from this one, so it is longer.
-    start = model.fit(losses, known, draws=settings["start_draws"], tune=250, chains=2, seed=seed)
-    whole = model.fit(losses, np.ones(len(pool), dtype=bool), seed=seed, **chain)
+    start = fit_rows(pool[known], ASK, seed=seed, **chain | {"draws": settings["start_draws"]})
+    whole = fit_rows(pool, ASK, seed=seed, **chain)
     record: dict[str, Any] = {
         "world": number,
         "start": judged(start, places, truth),
@@ -101,14 +100,14 @@ def world(number: int, model: Masked, settings: dict[str, Any]) -> dict[str, Any
             began = time.perf_counter()
             picked = choose(
                 name, start, pool.iloc[open_].reset_index(drop=True), costs[open_],
-                _with_methods(planned_for), share * costs.sum(),
+                with_methods(planned_for), share * costs.sum(),
                 np.random.default_rng([seed, number]),
                 draws=settings["plan_draws"],
             )  # fmt: skip
             planned = time.perf_counter() - began
             bought = known.copy()
             bought[open_[picked]] = True
-            fit = model.fit(losses, bought, seed=seed, **chain)
+            fit = fit_rows(pool[bought], ASK, seed=seed, **chain)
             line = judged(fit, places, truth) | {
                 "bought": len(picked),
                 "spent": float(costs[open_[picked]].sum() / costs.sum()),
@@ -120,7 +119,8 @@ def world(number: int, model: Masked, settings: dict[str, Any]) -> dict[str, Any
     return record
 
 
-def _with_methods(places: pd.DataFrame) -> pd.DataFrame:
+def with_methods(places: pd.DataFrame) -> pd.DataFrame:
+    """Return the places once for each method."""
     return pd.concat([places.assign(method=m) for m in METHODS], ignore_index=True)
 
 
@@ -151,15 +151,10 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
 def main(out: Path, worlds: int, backwards: bool, settings: dict[str, Any]) -> None:
     """Run the worlds, print and save the result."""
     path = out.with_suffix(".jsonl")
-    models: dict[str, Masked] = {}
     for number in reversed(range(worlds)) if backwards else range(worlds):
         if number in kept(path, settings, "world"):
             continue
-        task = task_of(number)
-        if task not in models:
-            pool, _ = of_task(simulate(np.random.default_rng(0)), task)
-            models[task] = masked(pool, law="multiplicative", cell=("task", "method"))
-        append(path, world(number, models[task], settings))
+        append(path, world(number, settings))
         # A long run shows what it has so far.
         save(out, _body(kept(path, settings, "world"), settings))
     body = _body(kept(path, settings, "world"), settings)
@@ -185,10 +180,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/plan_worlds.json"))
     parser.add_argument("--worlds", type=int, default=100)
-    parser.add_argument("--draws", type=int, default=250)
-    parser.add_argument("--tune", type=int, default=120)
-    parser.add_argument("--chains", type=int, default=1)
-    parser.add_argument("--start-draws", type=int, default=1500)
+    parser.add_argument("--draws", type=int, default=300)
+    parser.add_argument("--tune", type=int, default=300)
+    parser.add_argument("--chains", type=int, default=2)
+    parser.add_argument("--start-draws", type=int, default=1000)
     parser.add_argument("--plan-draws", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backwards", action="store_true")

@@ -41,29 +41,23 @@ def append(path: Path, record: dict[str, Any]) -> None:
         stream.write(json.dumps(record) + "\n")
 
 
-def repeat[T](
+def repeat(
     path: Path,
     numbers: int,
     settings: dict[str, Any],
-    prepare: Callable[[], T],
-    once: Callable[[int, T, dict[str, Any]], dict[str, Any]],
+    once: Callable[[int, dict[str, Any]], dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """Return repetitions 0 to ``numbers - 1``, making those that the file lacks.
 
     Parameters
     ----------
-    prepare : callable
-        Makes what all repetitions share; not called when nothing is missing.
     once : callable
-        ``once(number, shared, settings)`` makes one record, with ``number``, ``diagnostics`` and
+        ``once(number, settings)`` makes one record, with ``number``, ``diagnostics`` and
         ``seconds`` among its keys.
     """
     done = kept(path, settings, "number")
-    missing = [i for i in range(numbers) if i not in done]
-    shared = prepare() if missing else None
-    for number in missing:
-        assert shared is not None
-        record = once(number, shared, settings)
+    for number in [i for i in range(numbers) if i not in done]:
+        record = once(number, settings)
         append(path, record)
         done[number] = record
         d = record["diagnostics"]

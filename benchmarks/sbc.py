@@ -39,7 +39,7 @@ from scipy.stats import chi2, norm
 from scipy.stats import t as student_t
 
 from tunecast.models.hierarchy import Belief, replay, simulate_prior
-from tunecast.models.inference import Compiled, compile_model, question_of, sample
+from tunecast.models.inference import question_of, sample
 from tunecast.models.layout import Layout, lay_out
 from tunecast.models.priors import WEAK, PriorTable
 
@@ -86,10 +86,9 @@ def design() -> pd.DataFrame:
     return frame.assign(loss=2 * curve * np.exp(0.005 * rng.standard_normal(len(frame))))
 
 
-def reference(law: str) -> Compiled:
-    """Return the model compiled once, for the layout that all simulations share."""
-    frame = design()
-    return compile_model(lay_out(frame, question_of(frame, law=law)), NARROW)
+def laid_out(frame: pd.DataFrame, law: str) -> Layout:
+    """Return the layout of a table of the design."""
+    return lay_out(frame, question_of(frame, law=law))
 
 
 def quantities(layout: Layout, b: Belief) -> dict[str, np.ndarray]:
@@ -115,18 +114,19 @@ def quantities(layout: Layout, b: Belief) -> dict[str, np.ndarray]:
     return found
 
 
-def simulation(number: int, compiled: Compiled, settings: dict[str, Any]) -> dict[str, Any]:
+def simulation(number: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the ranks of one simulation, those of the control, and diagnostics."""
     rng = np.random.default_rng([settings["seed"], number])
-    _, true = simulate_prior(compiled.layout, NARROW, 1, seed=int(rng.integers(2**62)))
-    scale = true.noise[0, compiled.layout.row_curve]
+    frame = design()
+    first = laid_out(frame, settings["law"])
+    _, true = simulate_prior(first, NARROW, 1, seed=int(rng.integers(2**62)))
+    scale = true.noise[0, first.row_curve]
     noise = scale * rng.standard_t(true.noise_df[0], size=len(scale))
-    layout = compiled.layout.with_losses(np.exp(true.mean[0] + noise))
+    layout = laid_out(frame.assign(loss=np.exp(true.mean[0] + noise)), settings["law"])
     started = time.perf_counter()
     posterior, diagnostics = sample(
         layout,
         NARROW,
-        compiled=compiled,
         retry=False,
         seed=int(rng.integers(2**31)),
         **{name: settings[name] for name in ("draws", "tune", "chains", "target_accept")},
@@ -183,7 +183,7 @@ def fails(table: pd.DataFrame) -> bool:
 
 def run(path: Path, simulations: int, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the records of all simulations, making those that the file lacks."""
-    return repeat(path, simulations, settings, lambda: reference(settings["law"]), simulation)
+    return repeat(path, simulations, settings, simulation)
 
 
 def main(out: Path, simulations: int, settings: dict[str, Any]) -> None:

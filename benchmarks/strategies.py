@@ -107,18 +107,25 @@ def _optimal(
 
 
 def gradients(fit: Fit, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return derivatives of log L by a cell's parameters at their medians, and each row's cell."""
+    """Return derivatives of log L by a cell's parameters at their medians, and each row's cell.
+
+    A cell without runs stands at the medians of all cells.
+    """
     member = fit.members[0]
     question, cells = member.layout.question, member.layout.cells
     law = get_law(question.law)
     labels = list(rows[list(question.cell)].astype(str).itertuples(index=False, name=None))
-    index = np.array([cells.index(label) for label in labels])
+    parameters = [published_parameters(member, k) for k in range(len(cells))]
+    usual = {n: np.concatenate([p[n] for p in parameters]) for n in parameters[0]}
+    every = (*cells, *sorted(set(labels) - set(cells)))
+    index = np.array([every.index(label) for label in labels])
     D = rows[question.data].to_numpy(float)
     X = {f: rows[f].to_numpy(float) for f in question.factors}
     out: list[np.ndarray] = [np.empty(0)] * len(rows)
     for k in np.unique(index):
         at = np.flatnonzero(index == k)
-        medians = {n: float(np.median(v)) for n, v in published_parameters(member, int(k)).items()}
+        own = parameters[k] if k < len(cells) else usual
+        medians = {n: float(np.median(v)) for n, v in own.items()}
         names = list(medians)
 
         def log_loss(

@@ -32,7 +32,7 @@ from resume import mean_and_error, repeat, save
 from scipy.stats import binom
 
 from tunecast.models.fits import Fit, Member
-from tunecast.models.inference import Compiled, compile_model, question_of, sample
+from tunecast.models.inference import question_of, sample
 from tunecast.models.layout import lay_out
 from tunecast.models.pointfit import fit_point
 from tunecast.models.priors import WEAK
@@ -125,15 +125,7 @@ def point_winners(train: pd.DataFrame) -> np.ndarray:
     return np.argmin(losses, axis=0)
 
 
-def reference(law: str) -> Compiled:
-    """Return the model compiled once: all worlds have the layout of this one."""
-    train, _ = split(simulate(np.random.default_rng(0)))
-    # A task settles the language pair, so the pair is no column of its own here.
-    question = question_of(train, law=law, cell=("task", "method"))
-    return compile_model(lay_out(train, question), WEAK)
-
-
-def world(number: int, compiled: Compiled, settings: dict[str, Any]) -> dict[str, Any]:
+def world(number: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Return what one world says: hits of each interval, p_best, the winners, diagnostics."""
     rng = np.random.default_rng([settings["seed"], number])
     laws = laws_of_a_world(rng)
@@ -145,18 +137,18 @@ def world(number: int, compiled: Compiled, settings: dict[str, Any]) -> dict[str
         laws=laws,
     )
     train, test = split(runs)
-    layout = compiled.layout.with_losses(train["loss"].to_numpy())
+    # A task settles the language pair, so the pair is no column of its own here.
+    layout = lay_out(train, question_of(train, law=settings["law"], cell=("task", "method")))
     started = time.perf_counter()
     posterior, diagnostics = sample(
         layout,
-        compiled.priors,
-        compiled=compiled,
+        WEAK,
         retry=False,
         seed=int(rng.integers(2**31)),
         **{name: settings[name] for name in ("draws", "tune", "chains", "target_accept")},
     )
     seconds = time.perf_counter() - started
-    member = Member(layout, compiled.priors, posterior, 1.0)
+    member = Member(layout, WEAK, posterior, 1.0)
     fit = Fit((member,), train, {"seed": number, "simulated": True}, diagnostics)
     x = np.log(fit.draws(test).loss)
     y = np.log(test["loss"].to_numpy(float))
@@ -320,7 +312,7 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 def run(path: Path, worlds: int, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the records of all worlds, making those that the file lacks."""
-    return repeat(path, worlds, settings, lambda: reference(settings["law"]), world)
+    return repeat(path, worlds, settings, world)
 
 
 def main(out: Path, worlds: int, settings: dict[str, Any]) -> None:

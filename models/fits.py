@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tunecast.models.design import Plan
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,27 @@
 """The hierarchy: how cells, curves and base models hang together, written once.
 
 `believe` is the whole model apart from the likelihood. It asks for each unknown through a callable
-``draw`` and computes with ``xp``, so the same lines serve
+``draw``, takes numbers of table and priors through a callable ``given``, and computes with ``xp``
+(together a `Way`), so the same lines serve
 
-* PyMC: ``draw`` creates a random variable, ``xp`` is ``pytensor.tensor`` (`build`);
+* PyMC: ``draw`` creates a random variable, ``given`` a data variable, ``xp`` is
+  ``pytensor.tensor`` (`build`);
 * saved draws: ``draw`` looks the values up, ``xp`` is NumPy (`replay`);
-* prior simulation: ``draw`` samples them, ``xp`` is NumPy (`simulate_prior`).
+* prior simulation: ``draw`` samples them, ``xp`` is NumPy (`simulate_prior`);
+* the log density in plain NumPy, by which compiled code is checked (`log_density`).
 
 Geometry decides how fast this samples. Three devices, each exact:
 
 * A cell is described by its loss at a reference point inside the data, the irreducible share of
   it, and exponents; (log A, log E) -> (level, share) has Jacobian determinant 1, so priors keep
   their meaning.
-* What the data determine sharply is sampled directly: a curve's mean log loss over its own data
-  sizes and its local slope ``log((1 - share) * onset * beta)``; a cell's loss over its own base
-  models, its slope in each factor and its bend, with the effects of those base models upon them.
-  Each is its hierarchical coordinate, shifted or scaled by unknowns drawn before it. What they
-  leave open (share, gamma) is sampled between itself and its standardised deviation.
+* What the data determine sharply is sampled by what its own runs see of it: a curve's mean log loss
+  over its own data sizes and its local slope ``log((1 - share) * onset * beta)``; a cell's loss
+  over its own base models, its slope in each factor and its bend, with the effects of those base
+  models upon them. Each is its hierarchical coordinate, shifted or scaled by unknowns drawn before
+  it; where runs give an estimate with an error, in units of what estimate and prior leave open
+  (`_seen`). What runs leave open (share, gamma) is sampled between itself and its standardised
+  deviation.
 * Every learned scale is log-normal, so none of them has a funnel at zero.
 """
 
@@ -25,17 +30,43 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tunecast.models.laws import Law, get_law
-from tunecast.models.layout import Layout
+from tunecast.models.layout import Column, Layout
 from tunecast.models.priors import BASE_EFFECT_DF, EFFECT_SPREAD, LEVEL_SPREAD, PriorTable
 
 # draw(name, location, scale, dims, df) returns a (batch of) variable(s); df None means normal.
 type Draw = Callable[[str, Any, Any, tuple[str, ...], float | None], Any]
+# given(name, value) returns the value, or what stands for it.
+type Given = Callable[[str, np.ndarray], Any]
 type Array = Any
+
+
+def _as_it_is(name: str, value: np.ndarray) -> np.ndarray:
+    return value
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of computing the model: with numbers, or with symbols.
+
+    Parameters
+    ----------
+    draw : callable
+        ``draw(name, location, scale, dims, df)``; dims are names of `dim_sizes`.
+    xp : module
+        NumPy or pytensor.tensor.
+    given : callable
+        Takes every number that depends on the table or on the priors, and on nothing drawn. With
+        symbols it makes an input of it, so that one compiled model serves tables of any size.
+    """
+
+    draw: Draw
+    xp: Any
+    given: Given = _as_it_is
 
 
 @dataclass(frozen=True)
@@ -141,7 +172,7 @@ def at_factors(
     """
     log_reducible = cell["level"] + log_sigmoid(-cell["share"], xp)
     log_floor = cell["level"] + log_sigmoid(cell["share"], xp)
-    X = {k: np.exp(x[:, i]) for i, k in enumerate(factors)} if law.has("alpha") else {}
+    X = {k: xp.exp(x[:, i]) for i, k in enumerate(factors)} if law.has("alpha") else {}
     parameters: dict[str, Any] = {"alpha": {k: cell[f"alpha:{k}"] for k in X}}
     if law.has("B"):
         total = 1.0
@@ -189,7 +220,7 @@ def decline(
     return xp.log(floor + reducible * law.part("decay", power, {"beta": 1.0, **own}))
 
 
-def believe(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> Belief:
+def believe(layout: Layout, priors: PriorTable, way: Way) -> Belief:
     """Return the model's unknowns and what follows from them, for one way of drawing.
 
     Parameters
@@ -198,52 +229,58 @@ def believe(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> Belief:
         Rows, curves, cells.
     priors : mapping
         Prior table.
-    draw : callable
-        ``draw(name, location, scale, dims, df)``; dims are names of `dim_sizes`.
-    xp : module
-        NumPy or pytensor.tensor.
+    way : Way
+        How unknowns are drawn, and with what is computed.
     """
     law, factors = get_law(layout.question.law), layout.question.factors
     names = coordinates(law, factors)
-    base_row = priors["base_effect"]
-    base_sd = xp.exp(base_row.location + base_row.scale * draw("base_sd", 0.0, 1.0, (), None))
+    draw, xp, given = way.draw, way.xp, way.given
+    of_curve, of_row = given("curve_cell", layout.curve_cell), given("row_curve", layout.row_curve)
+    base_row = given("base_effect", _numbers(priors, "base_effect", "location", "scale"))
+    base_sd = xp.exp(base_row[0] + base_row[1] * draw("base_sd", 0.0, 1.0, (), None))
     base = None
     if not layout.one_curve_per_base_model:
-        base = base_sd[..., None] * draw("base_effect", 0.0, 1.0, ("base_model",), BASE_EFFECT_DF)
-    cell, roots, effects, effect_sd = _cells(layout, priors, names, base, draw, xp)
+        part = base_sd[..., None] ** _BASE
+        base = (
+            base_sd[..., None]
+            / part
+            * draw("base_effect", 0.0, part, ("base_model",), BASE_EFFECT_DF)
+        )
+    scatter = _scatters(layout, priors, way)
+    cell, roots, effects, effect_sd = _cells(layout, priors, names, base, scatter, way)
 
-    own = {name: value[..., layout.curve_cell] for name, value in cell.items()}
-    expected_level, expected_share = at_factors(law, factors, own, layout.curve_x, xp)
-    scatter = _scatters(layout, priors, draw, xp)
+    own = {name: value[..., of_curve] for name, value in cell.items()}
+    x = given("curve_x", layout.curve_x)
+    expected_level, expected_share = at_factors(law, factors, own, x, xp)
     bend = draw("curve_bend", 0.0, 1.0, ("bent coordinate", "curve"), None)
     share = expected_share + scatter["share"][..., None] * bend[..., 0, :]
     onset = None
     if "onset" in names:
         onset = own["onset"] + scatter["onset"][..., None] * bend[..., 1, :]
     shift = slope_shift(share, onset, xp)
-    slope = _partly_centred(
-        "curve_slope",
-        own["rate"] + shift,
-        scatter["rate"][..., None],
-        slope_weight(layout, priors),
-        ("curve",),
-        draw,
+    noise_task, noise, noise_df = _noise(layout, priors, way)
+    runs, mean_loss, log_slope, leverage = (
+        given(name, number) for name, number in _sight_of_curves(layout).items()
     )
+    told = _Estimate(log_slope, leverage / noise**2)
+    sd = scatter["rate"][..., None]
+    slope = _seen("curve_slope", own["rate"] + shift, sd, told, None, ("curve",), way)
     rate = slope - shift
-    shape = decline(law, layout.log_u, share, rate, onset, xp, layout.row_curve)
+    shape = decline(law, given("log_u", layout.log_u), share, rate, onset, xp, of_row)
     # A curve's mean over its own rows is what its data determine; the level at D_ref follows.
-    mean_shape = _mean_by_curve(shape, layout)
-    location = expected_level + mean_shape
+    mean_shape = _mean_by_curve(shape, layout, given)
+    location, told = expected_level + mean_shape, _Estimate(mean_loss, runs / noise**2)
     if base is None:
         # Where each base model has one curve, its effect and the curve's own deviation cannot be
         # told apart, and one term serves for both.
-        mean = draw("curve_mean", location, base_sd[..., None], ("curve",), BASE_EFFECT_DF)
-        base = (mean - location)[..., np.argsort(layout.curve_base)]
+        sd = base_sd[..., None]
+        mean = _seen("curve_mean", location, sd, told, BASE_EFFECT_DF, ("curve",), way)
+        base = (mean - location)[..., given("base_curve", np.argsort(layout.curve_base))]
     else:
-        location = location + base[..., layout.curve_base]
-        mean = draw("curve_mean", location, scatter["level"][..., None], ("curve",), None)
+        location = location + base[..., given("curve_base", layout.curve_base)]
+        sd = scatter["level"][..., None]
+        mean = _seen("curve_mean", location, sd, told, None, ("curve",), way)
     level = mean - mean_shape
-    noise_task, noise, noise_df = _noise(layout, priors, draw, xp)
     return Belief(
         roots=roots,
         effects=effects,
@@ -259,8 +296,12 @@ def believe(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> Belief:
         noise_task=noise_task,
         noise=noise,
         noise_df=noise_df,
-        mean=level[..., layout.row_curve] + shape,
+        mean=level[..., of_row] + shape,
     )
+
+
+def _numbers(priors: PriorTable, name: str, *fields: str) -> np.ndarray:
+    return np.array([getattr(priors[name], field) for field in fields])
 
 
 def scattered(layout: Layout) -> tuple[str, ...]:
@@ -270,17 +311,22 @@ def scattered(layout: Layout) -> tuple[str, ...]:
     return ("share", *onset, "rate", *level)
 
 
-def _scatters(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> dict[str, Any]:
+def _scatters(layout: Layout, priors: PriorTable, way: Way) -> dict[str, Any]:
     names = scattered(layout)
     spread = np.array([LEVEL_SPREAD if name == "level" else EFFECT_SPREAD for name in names])
-    median = np.array([priors[name].scatter for name in names])
-    sd = xp.exp(np.log(median) + spread * draw("scatter", 0.0, 1.0, ("scattered",), None))
-    known = {"level": np.asarray(priors["level"].scatter)}
+    median = way.given("scatter", np.log([priors[name].scatter for name in names]))
+    sd = way.xp.exp(median + spread * way.draw("scatter", 0.0, 1.0, ("scattered",), None))
+    known = {"level": way.given("scatter_level", _numbers(priors, "level", "scatter"))[0]}
     return known | {name: sd[..., i] for i, name in enumerate(names)}
 
 
 def _cells(
-    layout: Layout, priors: PriorTable, names: Sequence[str], base: Any, draw: Draw, xp: Any
+    layout: Layout,
+    priors: PriorTable,
+    names: Sequence[str],
+    base: Any,
+    scatter: Mapping[str, Any],
+    way: Way,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[tuple[str, str], Any], dict[tuple[str, str], Any]]:
     """Parameter = global + effects of the cell columns, each scale learned.
 
@@ -288,19 +334,34 @@ def _cells(
     several columns make them; levels of the others as standardised deviations: a global mean and
     a column of well-measured levels are otherwise nearly collinear.
     """
-    rows = [prior_of(priors, name) for name in names]
-    location, scale = (np.array([[getattr(r, k)] for r in rows]) for k in ("location", "scale"))
+    draw, xp, given = way.draw, way.xp, way.given
+    location, scale, usual = (
+        given(f"coordinate_{k}", np.array([getattr(prior_of(priors, n), k) for n in names]))
+        for k in ("location", "scale", "effect")
+    )
     effects: dict[tuple[str, str], Any] = {}
     effect_sd: dict[tuple[str, str], Any] = {}
-    every = np.zeros(len(layout.cells), dtype=int)
     if not layout.columns:
-        means = _means("mean", "one", every, location, scale, _SEEN, layout, priors, base, draw, xp)
+        one = Column("", ("all",), np.zeros(len(layout.cells), dtype=int))
+        means = _means(
+            "mean",
+            "one",
+            one,
+            location[:, None],
+            scale[:, None],
+            _SEEN,
+            layout,
+            priors,
+            base,
+            scatter,
+            way,
+        )
         roots = {name: means[..., k, :] for k, name in enumerate(names)}
+        every = given("every_cell", one.index)
         return {n: v[..., every] for n, v in roots.items()}, roots, {}, {}
 
-    root = draw("overall", location[:, 0], scale[:, 0], ("coordinate",), None)
+    root = draw("overall", location, scale, ("coordinate",), None)
     cell = root[..., None]
-    usual = np.array([row.effect for row in rows])
     for i, column in enumerate(layout.columns):
         z = draw(f"spread_{column.name}", 0.0, 1.0, ("coordinate",), None)
         sd = usual * xp.exp(EFFECT_SPREAD * z)
@@ -309,15 +370,15 @@ def _cells(
         if i == 0 or last:
             # Curves pin down a cell, not the sum of effects that makes it: sample the cell.
             own = _means(
-                f"mean_{column.name}", dim, column.index, cell, sd[..., None],
-                _SEEN if last else _UNSEEN, layout, priors, base, draw, xp,
+                f"mean_{column.name}", dim, column, cell, sd[..., None],
+                _SEEN if last else _UNSEEN, layout, priors, base, scatter, way,
             )  # fmt: skip
             effect = own - cell
         else:
             effect = sd[..., None] * draw(
                 f"effect_{column.name}", 0.0, 1.0, ("coordinate", dim), None
             )
-        cell = cell + effect[..., column.index]
+        cell = cell + effect[..., given(f"{column.name}_index", column.index)]
         for k, name in enumerate(names):
             effects[column.name, name] = effect[..., k, :]
             effect_sd[column.name, name] = sd[..., k]
@@ -335,27 +396,29 @@ class _Weights:
 
     open: float
     onset: float
-    alpha: float
-    slope: float | None  # None: as far as runs determine the slopes of its curves
+    alpha: float | None
+    slope: float | None  # None: as far as the runs of its curves determine it
 
+
+_BASE = 0.25  # the same of base-model effects: runs settle differences alone, and not all of them
 
 # Means that runs see, and means of such means. The numbers steer the sampler alone.
-_SEEN = _Weights(open=0.3, onset=0.6, alpha=1.0, slope=None)
+_SEEN = _Weights(open=0.3, onset=0.6, alpha=None, slope=None)
 _UNSEEN = _Weights(open=0.2, onset=0.3, alpha=0.5, slope=0.3)
 
 
 def _means(
     prefix: str,
     dim: str,
-    index: np.ndarray,
+    column: Column,
     location: Any,
     scale: Any,
     weights: _Weights,
     layout: Layout,
     priors: PriorTable,
     base: Any,
-    draw: Draw,
-    xp: Any,
+    scatter: Mapping[str, Any],
+    way: Way,
 ) -> Any:
     """Sample the means of the levels of a column, shape (..., coordinates, levels).
 
@@ -363,9 +426,10 @@ def _means(
     its bend, with the effects of its own base models upon them.
     """
     law, factors = get_law(layout.question.law), layout.question.factors
-    at = index[layout.curve_cell]  # level of each curve
+    draw, xp = way.draw, way.xp
+    at = column.index[layout.curve_cell]  # level of each curve
     curves = np.bincount(at)
-    opened = open_coordinates(law, factors)
+    names, opened = coordinates(law, factors), open_coordinates(law, factors)
     n = len(opened)
     free = _partly_centred(
         prefix, location[..., :n, :], scale[..., :n, :], weights.open, ("open coordinate", dim),
@@ -373,36 +437,56 @@ def _means(
     )  # fmt: skip
     value = {name: free[..., k, :] for k, name in enumerate(opened)}
 
+    def given(name: str, number: np.ndarray) -> Any:
+        return way.given(f"{prefix}_{name}", number)
+
     def seen(name: str, prior: str, shift: Any, weight: Any, lever: Any = 1.0) -> Any:
         """Sample ``shift + lever * coordinate``; return the coordinate."""
-        nonlocal n
-        drawn = _partly_centred(
-            f"{prefix}_{name}", lever * location[..., n, :] + shift, lever * scale[..., n, :],
-            weight, (dim,), draw,
-        )  # fmt: skip
+        k = names.index(prior)
+        title, centre = f"{prefix}_{name}", lever * location[..., k, :] + shift
+        if isinstance(weight, _Estimate):
+            drawn = _seen(title, centre, lever * scale[..., k, :], weight, None, (dim,), way)
+        else:
+            drawn = _partly_centred(title, centre, lever * scale[..., k, :], weight, (dim,), draw)
         value[prior] = (drawn - shift) / lever
-        n += 1
         return value[prior]
 
     if law.has("D_l"):
-        bend = np.exp(np.bincount(at, np.log(layout.bend[layout.curve_cell])) / curves)
+        bend = given(
+            "bend", np.exp(np.bincount(at, np.log(layout.bend[layout.curve_cell])) / curves)
+        )
         floor_share = xp.exp(log_sigmoid(value["share"], xp))
         seen("bend", "onset", xp.log(bend * (1 - floor_share) + floor_share), weights.onset)
-    mean, slopes, centre = _sight(layout, at)
+    mean, slopes, centre = (
+        given(name, numbers)
+        for name, numbers in zip(
+            ("sight", "sight_slopes", "centre"), _sight(layout, at), strict=True
+        )
+    )
     shown = 0.0 if base is None else base @ mean
+    # How log loss falls with each factor, and how precisely the runs say so. Where a base model has
+    # one curve, its effect is what scatters the levels, and the table's scatter stands for it.
+    fall, width, blur = (
+        given(name, number)
+        for name, number in zip(
+            ("fall", "width", "blur"), _slopes_of_cells(layout, at), strict=True
+        )
+    )
     for k, factor in enumerate(factors if law.has("alpha") else ()):
         gamma = value[f"gamma:{factor}"]
         lever = _lever(law, factors, factor, value, xp)
         shift = gamma if base is None else gamma - base @ slopes[k]
-        alpha = seen(f"slope:{factor}", f"alpha:{factor}", shift, weights.alpha, lever)
+        weight: Any = weights.alpha
+        if weight is None:
+            weight = _Estimate(fall[k], width[k] / (scatter["level"][..., None] ** 2 + blur))
+        alpha = seen(f"slope:{factor}", f"alpha:{factor}", shift, weight, lever)
         shown = shown - (gamma + lever * alpha) * centre[k]
     seen("level", "level", shown, 1.0)
-    weight: Any = weights.slope
+    weight = weights.slope
     if weight is None:
-        weight = np.bincount(at, slope_weight(layout, priors)) / curves
+        weight = given("slope_weight", np.bincount(at, slope_weight(layout, priors)) / curves)
     seen("slope", "rate", slope_shift(value["share"], value.get("onset"), xp), weight)
-    rest = coordinates(law, factors)[len(opened) :]
-    return xp.concatenate([free, *(value[name][..., None, :] for name in rest)], axis=-2)
+    return xp.concatenate([free, *(value[name][..., None, :] for name in names[n:])], axis=-2)
 
 
 def _lever(law: Law, factors: Sequence[str], factor: str, value: Mapping[str, Any], xp: Any) -> Any:
@@ -447,6 +531,45 @@ def _sight(layout: Layout, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     return mean, slopes, centre
 
 
+def _data_sizes(layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return number, mean and sum of squared deviations of each curve's log data sizes."""
+    n, at = len(layout.curve_cell), layout.row_curve
+    runs = np.bincount(at, minlength=n).astype(float)
+    mean = np.bincount(at, layout.log_u, n) / runs
+    return runs, mean, np.bincount(at, (layout.log_u - mean[at]) ** 2, n)
+
+
+def _slopes_of_cells(layout: Layout, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what the levels' curves say of how log loss falls with each factor.
+
+    Returns
+    -------
+    fall : ndarray, shape (factors, levels)
+        Minus the least-squares slope of the curves' log loss at the reference data size.
+    width : ndarray, shape (factors, levels)
+        How precisely: over the variance of a curve's level around its cell.
+    blur : ndarray, shape (levels,)
+        The part of that variance that comes from run noise.
+    """
+    levels = at.max() + 1
+    runs, u, spread_of_u = _data_sizes(layout)
+    y = layout.mean_log_loss - layout.slope * u
+    known = np.isfinite(layout.slope_error)
+    noise = np.where(known, np.where(known, layout.slope_error, 0.0) ** 2 * spread_of_u / runs, 0.0)
+    fall = np.zeros((layout.curve_x.shape[1], levels))
+    width, blur = np.zeros_like(fall), np.zeros(levels)
+    for level in range(levels):
+        own = np.flatnonzero(at == level)
+        x = layout.curve_x[own] - layout.curve_x[own].mean(axis=0)
+        weights = np.linalg.pinv(x)  # (factors, curves)
+        fall[:, level] = -weights @ y[own]
+        # A factor that does not vary among the curves has no weights, and tells nothing.
+        spread = (weights**2).sum(axis=1)
+        width[:, level] = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1.0), 0.0)
+        blur[level] = noise[own].mean()
+    return fall, width, blur
+
+
 def _partly_centred(
     name: str, location: Any, scale: Any, weight: Any, dims: tuple[str, ...], draw: Draw
 ) -> Any:
@@ -457,6 +580,53 @@ def _partly_centred(
     """
     raw = draw(name, weight * location, scale**weight, dims, None)
     return location + scale ** (1 - weight) * (raw - weight * location)
+
+
+class _Estimate(NamedTuple):
+    """What runs say of an unknown, and one over the squared error of that."""
+
+    value: Any
+    precision: Any
+
+
+_SEEN_BY_RUNS = ("curve_slope", "curve_mean")
+
+
+def _seen(
+    name: str,
+    location: Any,
+    scale: Any,
+    estimate: _Estimate,
+    df: float | None,
+    dims: tuple[str, ...],
+    way: Way,
+) -> Any:
+    """Return an unknown of each curve or cell of which its own runs give an estimate.
+
+    It is sampled as its distance from where prior and estimate together would have it, in units
+    of the error that they leave: nearly a standard normal, whatever scatter and noise are.
+    """
+    told = estimate.precision * scale * scale
+    narrowed = way.xp.sqrt(1 + told)
+    off = (estimate.value - location) * told / narrowed
+    raw = way.draw(name, -off / scale, narrowed, dims, df)
+    return location + (off + scale * raw) / narrowed
+
+
+def _sight_of_curves(layout: Layout) -> dict[str, np.ndarray]:
+    """Return what a curve's runs say of it, shape (curves,) each.
+
+    The number of its runs and their mean log loss; the log of its least-squares slope, and by how
+    much a run noise of 1 would blur that: the precision of both is over the squared noise.
+    """
+    runs, _, width = _data_sizes(layout)
+    fall = np.maximum(-layout.slope, 0.0)  # of a curve that rises, runs say little: none of it
+    return {
+        "runs_of_curve": runs,
+        "mean_loss": layout.mean_log_loss,
+        "log_slope": np.log(np.where(fall > 0, fall, 1.0)),
+        "slope_leverage": width * fall**2,
+    }
 
 
 def slope_weight(layout: Layout, priors: PriorTable) -> np.ndarray:
@@ -491,31 +661,32 @@ def _excess_scatter(
     return math.sqrt(max(between - float((relative[measured] ** 2).mean()), 0.0))
 
 
-def _noise(layout: Layout, priors: PriorTable, draw: Draw, xp: Any) -> tuple[Any, Any, Any]:
+def _noise(layout: Layout, priors: PriorTable, way: Way) -> tuple[Any, Any, Any]:
     """Run noise: a scale for each task, around it one for each curve, shared tail weight."""
-    row = priors["noise"]
-    overall = row.location + row.scale * draw("noise_global", 0.0, 1.0, (), None)
-    task = draw("noise_task", overall[..., None], row.effect, ("task",), None)
+    draw, xp, given = way.draw, way.xp, way.given
+    row = given("noise", _numbers(priors, "noise", "location", "scale", "effect", "scatter"))
+    location, scale, effect, scatter = (row[k] for k in range(4))
+    overall = location + scale * draw("noise_global", 0.0, 1.0, (), None)
+    task = draw("noise_task", overall[..., None], effect, ("task",), None)
     # A run tells about as much of the log scale as one of the 2 that a normal one would, after
     # those that went into the curve; a scale known better than its prior is sampled as itself.
     told = np.maximum(np.bincount(layout.row_curve, minlength=len(layout.curve_cell)) - 3, 0)
-    weight = told / (told + row.scatter**-2)
-    curve = _partly_centred(
-        "noise_curve", task[..., layout.curve_task], row.scatter, weight, ("curve",), draw
-    )
-    tail = priors["noise_df"]
-    df = 2 + xp.exp(tail.location + tail.scale * draw("noise_df", 0.0, 1.0, (), None))
+    weight = given("noise_weight", told / (told + priors["noise"].scatter ** -2))
+    own = task[..., given("curve_task", layout.curve_task)]
+    curve = _partly_centred("noise_curve", own, scatter, weight, ("curve",), draw)
+    tail = given("noise_df", _numbers(priors, "noise_df", "location", "scale"))
+    df = 2 + xp.exp(tail[0] + tail[1] * draw("noise_df", 0.0, 1.0, (), None))
     return task, xp.exp(curve), df
 
 
-def _mean_by_curve(values: Any, layout: Layout) -> Any:
+def _mean_by_curve(values: Any, layout: Layout, given: Given) -> Any:
     # A gather, not a matrix product: chains that run side by side must not share BLAS threads.
     order = np.argsort(layout.row_curve, kind="stable")
     count = np.bincount(layout.row_curve)
     place = np.arange(count.max()) + (np.cumsum(count) - count)[:, None]
     weight = (np.arange(count.max()) < count[:, None]) / count[:, None]
-    rows = order[np.minimum(place, len(order) - 1)]
-    return (values[..., rows] * weight).sum(axis=-1)
+    rows = given("rows_of_curve", order[np.minimum(place, len(order) - 1)])
+    return (values[..., rows] * given("row_weight", weight)).sum(axis=-1)
 
 
 def _levels_of(column: str) -> str:
@@ -533,7 +704,7 @@ def dim_sizes(layout: Layout) -> dict[str, list[str]]:
         "one": ["all"],
         "coordinate": list(coordinates(law, factors)),
         "open coordinate": list(open_coordinates(law, factors)),
-        "bent coordinate": ["share", "onset"] if law.has("D_l") else ["share"],
+        "bent coordinate": [k for k in scattered(layout) if k in ("share", "onset")],
         "scattered": list(scattered(layout)),
         "curve": [f"{i}: {name}" for i, name in enumerate(curves)],
         "base_model": list(layout.base_models),
@@ -548,26 +719,32 @@ def build(layout: Layout, priors: PriorTable) -> Any:
     Returns
     -------
     pymc.Model
-        Observed node ``log_loss`` over dim ``row``; its data is a shared variable, so one
-        compiled model serves many tables of the same layout.
+        Observed node ``log_loss`` over dim ``row``. Every number of table and priors is a data
+        variable, named ``given NAME``; the losses are ``observed_log_loss``.
     """
     import pymc as pm
     import pytensor.tensor as pt
 
     coords = dim_sizes(layout) | {"row": np.arange(len(layout.row_curve)).tolist()}
+    held: dict[str, Any] = {}
     # Scales are exponentials: checking that they are positive would double the compiled model.
     with pm.Model(coords=coords, check_bounds=False) as model:
 
         def draw(name: str, location: Any, scale: Any, dims: tuple[str, ...], df: Any) -> Any:
-            start = _start(name, layout, priors)
+            start = np.zeros(tuple(len(coords[d]) for d in dims)) if name in _SEEN_BY_RUNS else None
             if df is None:
                 return pm.Normal(name, location, scale, dims=dims, initval=start)
             return pm.StudentT(name, nu=df, mu=location, sigma=scale, dims=dims, initval=start)
 
-        belief = believe(layout, priors, draw, pt)
+        def given(name: str, value: np.ndarray) -> Any:
+            if name not in held:
+                held[name] = pm.Data(f"given {name}", value)
+            return held[name]
+
+        belief = believe(layout, priors, Way(draw, pt, given))
         # The sampling error of a test set is left out: runs of a task share their test set, so it
         # moves them together and is no part of what one differs from another by.
-        scale = belief.noise[layout.row_curve]
+        scale = belief.noise[given("row_curve", layout.row_curve)]
         observed = pm.Data("observed_log_loss", layout.log_loss, dims="row")
         pm.StudentT(
             "log_loss", nu=belief.noise_df, mu=belief.mean, sigma=scale, observed=observed,
@@ -576,19 +753,42 @@ def build(layout: Layout, priors: PriorTable) -> Any:
     return model
 
 
-def _start(name: str, layout: Layout, priors: PriorTable) -> np.ndarray | None:
-    """Start the sharply determined unknowns at least squares, for a short warm-up."""
-    if name == "curve_mean":
-        n = len(layout.curve_cell)
-        total = np.bincount(layout.row_curve, layout.log_loss, n)
-        return total / np.bincount(layout.row_curve, minlength=n)
-    if name == "curve_slope":
-        slope = layout.slope
-        falling = slope < 0
-        usual = np.median(-slope[falling]) if falling.any() else 0.01
-        log_slope = np.log(np.where(falling, np.maximum(-slope, usual / 10), usual / 3))
-        return slope_weight(layout, priors) * log_slope
-    return None
+def starting_point(
+    layout: Layout, priors: PriorTable, seed: int, given: Given = _as_it_is
+) -> dict[str, np.ndarray]:
+    """Return a value of every unknown to start a chain from, in the order in which they are drawn.
+
+    Where a curve's runs and prior expect it, else at the prior's location; around it evenly within
+    one prior scale and at most 1, so that chains which agree did not start together.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = {name: len(labels) for name, labels in dim_sizes(layout).items()}
+    point: dict[str, np.ndarray] = {}
+
+    def draw(name: str, location: Any, scale: Any, dims: tuple[str, ...], df: Any) -> Any:
+        centre = 0.0 if name in _SEEN_BY_RUNS else location
+        jitter = np.minimum(scale, 1.0) * rng.uniform(-1, 1, tuple(sizes[d] for d in dims))
+        point[name] = np.asarray(jitter + centre)
+        return point[name]
+
+    believe(layout, priors, Way(draw, np, given))
+    return point
+
+
+def log_density(layout: Layout, priors: PriorTable, point: Mapping[str, np.ndarray]) -> float:
+    """Return the log of the unnormalised posterior density of one value of every unknown."""
+    from scipy.stats import norm, t
+
+    total: list[float] = []
+
+    def draw(name: str, location: Any, scale: Any, dims: tuple[str, ...], df: Any) -> Any:
+        law = norm(location, scale) if df is None else t(df, location, scale)
+        total.append(float(law.logpdf(point[name]).sum()))
+        return point[name]
+
+    belief = believe(layout, priors, Way(draw, np))
+    runs = t(belief.noise_df, belief.mean, belief.noise[layout.row_curve])
+    return sum(total) + float(runs.logpdf(layout.log_loss).sum())
 
 
 def replay(layout: Layout, priors: PriorTable, draws: Mapping[str, np.ndarray]) -> Belief:
@@ -603,7 +803,7 @@ def replay(layout: Layout, priors: PriorTable, draws: Mapping[str, np.ndarray]) 
     def draw(name: str, location: Any, scale: Any, dims: tuple[str, ...], df: Any) -> Any:
         return draws[name]
 
-    return believe(layout, priors, draw, np)
+    return believe(layout, priors, Way(draw, np))
 
 
 def simulate_prior(
@@ -623,4 +823,4 @@ def simulate_prior(
         draws[name] = location + scale * z
         return draws[name]
 
-    return draws, believe(layout, priors, draw, np)
+    return draws, believe(layout, priors, Way(draw, np))

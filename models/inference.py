@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tunecast.models.density import compiled_density
 from tunecast.models.fits import Diagnostics, Fit, Member, UnconvergedError
 from tunecast.models.hierarchy import build
 from tunecast.models.laws import get_law
@@ -28,8 +29,9 @@ BFMI_LIMIT = 0.3
 # that the sampler cannot enter.
 DIVERGENCE_LIMIT = 0.001
 
-DRAWS, TUNE, CHAINS = 1500, 500, 4
-TARGET_ACCEPT = 0.97
+DRAWS, TUNE, CHAINS = 1600, 500, 4
+TARGET_ACCEPT = 0.85
+LOOK_EVERY_MS = 100  # at how far the chains are
 KEPT = 4000  # draws that a fit keeps; diagnostics are computed on all
 AUTO = "auto"
 
@@ -186,125 +188,97 @@ def sample(
     seed: int = 0,
     progress: bool = False,
     retry: bool = True,
-    compiled: Any = None,
     target_accept: float = TARGET_ACCEPT,
 ) -> tuple[dict[str, np.ndarray], Diagnostics]:
     """Return posterior draws of every unknown (at most `KEPT`, chains mixed) and diagnostics.
 
-    Parameters
-    ----------
-    compiled : Compiled, optional
-        From `compile_model`, for tables of one layout whose losses alone differ: make the others
-        from the compiled one by `Layout.with_losses`.
-
-    Raises
-    ------
-    ValueError
-        When the model was compiled for another layout or other priors.
+    With ``retry`` the length follows the diagnostics: half of the draws where these converge; all
+    of them; then twice as many with smaller steps.
     """
-    if compiled is None:
-        compiled = compile_model(layout, priors)
-    elif not compiled.serves(layout, priors):
-        raise ValueError(
-            "the model was compiled for another layout or other priors: only losses may differ "
-            "(Layout.with_losses)"
-        )
-    posterior, diagnostics = _sample_once(
-        compiled.model, layout, draws, tune, chains, seed, target_accept, progress
-    )
+    model = _model(layout, priors)
+    settings = {"tune": tune, "chains": chains, "seed": seed, "target_accept": target_accept}
+    posterior, diagnostics = _sample_once(model, draws, settings, progress, may_stop=retry)
     if retry and not diagnostics.converged:
-        again = _sample_once(
-            compiled.model, layout, 2 * draws, 2 * tune, chains, seed + 1, 0.99, progress
-        )  # fmt: skip
+        settings |= {"tune": 2 * tune, "seed": seed + 1, "target_accept": 0.99}
+        again = _sample_once(model, 2 * draws, settings, progress, may_stop=True)
         if again[1].converged or again[1].rhat_max < diagnostics.rhat_max:
             posterior, diagnostics = again
     return _thinned(posterior), diagnostics
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """A model ready for the sampler: nutpie's, or PyMC's own where nutpie is missing.
-
-    Parameters
-    ----------
-    model : compiled model
-        What samples.
-    layout : Layout
-        What it was compiled for; other losses may take the place of its own.
-    priors : mapping
-        Its prior table.
-    """
-
-    model: Any
-    layout: Layout
-    priors: Any
-
-    def serves(self, layout: Layout, priors: Any) -> bool:
-        """Whether draws of this model are draws for the layout: all but its losses the same."""
-        ours = {k: v for k, v in vars(self.layout).items() if k not in ("log_loss", "columns")}
-        return (
-            priors == self.priors
-            and [c.levels for c in layout.columns] == [c.levels for c in self.layout.columns]
-            and all(np.array_equal(v, getattr(layout, k)) for k, v in ours.items())
-        )
-
-
-def compile_model(layout: Layout, priors: Any) -> Compiled:
-    """Return the model compiled, for this layout with any losses."""
-    model = build(layout, priors)
+def _model(layout: Layout, priors: Any) -> Any:
+    """Return what samples: nutpie's model, or PyMC's own where nutpie is missing."""
     try:
-        import nutpie
+        import nutpie  # noqa: F401
     except ImportError:
-        return Compiled(model, layout, priors)
+        return build(layout, priors)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # compiler chatter that a user can do nothing about
-        return Compiled(nutpie.compile_pymc_model(model), layout, priors)
+        return compiled_density(layout, priors)
 
 
 def _sample_once(
-    compiled: Any,
-    layout: Layout,
-    draws: int,
-    tune: int,
-    chains: int,
-    seed: int,
-    accept: float,
-    progress: bool,
+    model: Any, draws: int, settings: dict[str, Any], progress: bool, may_stop: bool
 ) -> tuple[dict[str, np.ndarray], Diagnostics]:
+    """Sample once; where it may stop, after half of the draws if these have converged."""
+    if type(model).__module__.startswith("pymc"):
+        return read_trace(_sampled_by_pymc(model, draws, settings, progress))
+    import nutpie
+
+    finished = 0
+
+    def watch(chains: Sequence[Any]) -> None:
+        nonlocal finished
+        finished = min(chain.finished_draws for chain in chains)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if type(compiled).__module__.startswith("pymc"):
-            import pymc as pm
-
-            with compiled:
-                pm.set_data({"observed_log_loss": layout.log_loss})
-                trace = pm.sample(
-                    draws=draws, tune=tune, chains=chains, random_seed=seed, nuts_sampler="pymc",
-                    target_accept=accept, progressbar=progress, compute_convergence_checks=False,
-                )  # fmt: skip
-        else:
-            import nutpie
-
-            compiled = compiled.with_data(observed_log_loss=layout.log_loss)
-            sampler = nutpie.sample(
-                compiled, draws=draws, tune=tune, chains=chains, seed=seed, target_accept=accept,
-                progress_bar=progress, blocking=False,
-            )  # fmt: skip
-            try:
-                trace = sampler.wait()
-            except BaseException:  # nutpie itself would answer Ctrl-C with the draws it has
-                sampler.cancel()
-                raise
+        sampler = nutpie.sample(
+            model, draws=draws, **settings, cores=settings["chains"], progress_bar=progress,
+            progress_callback=watch, progress_rate=LOOK_EVERY_MS, save_warmup=False,
+            blocking=False,
+        )  # fmt: skip
+        try:
+            while may_stop and finished < settings["tune"] + draws // 2:
+                try:
+                    return read_trace(sampler.wait(timeout=LOOK_EVERY_MS / 1000))
+                except TimeoutError:
+                    pass
+            if may_stop:
+                # Exactly half of them, however far the chains are by now: a fit must not depend
+                # on the speed of the machine.
+                half = read_trace(sampler.inspect(), draws // 2)
+                if half[1].converged:
+                    sampler.cancel()
+                    return half
+            trace = sampler.wait()
+        except BaseException:  # nutpie itself would answer Ctrl-C with the draws it has
+            sampler.cancel()
+            raise
     return read_trace(trace)
 
 
-def read_trace(trace: Any) -> tuple[dict[str, np.ndarray], Diagnostics]:
+def _sampled_by_pymc(model: Any, draws: int, settings: dict[str, Any], progress: bool) -> Any:
+    import pymc as pm
+
+    options = {k: v for k, v in settings.items() if k != "seed"}
+    with model, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pm.sample(
+            draws=draws, **options, random_seed=settings["seed"], nuts_sampler="pymc",
+            progressbar=progress, compute_convergence_checks=False,
+        )  # fmt: skip
+
+
+def read_trace(trace: Any, draws: int | None = None) -> tuple[dict[str, np.ndarray], Diagnostics]:
     """Return what a sampler drew, shape (chains, draws, ...) each, and the diagnostics."""
+    first = slice(draws)
     posterior = trace["posterior"].to_dataset()
     names = [str(v) for v in posterior.data_vars if not str(v).endswith("__")]
-    values = {name: np.asarray(posterior[name]) for name in names}
+    values = {name: np.asarray(posterior[name])[:, first] for name in names}
     stats = trace["sample_stats"].to_dataset()
-    return values, diagnose(values, np.asarray(stats["diverging"]), np.asarray(stats["energy"]))
+    diverging, energy = (np.asarray(stats[k])[:, first] for k in ("diverging", "energy"))
+    return values, diagnose(values, diverging, energy)
 
 
 def diagnose(

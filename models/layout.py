@@ -85,6 +85,8 @@ class Layout:
         Natural log of the data size over its cell's reference.
     log_loss : ndarray, shape (rows,)
         Log of the loss.
+    mean_log_loss : ndarray, shape (curves,)
+        Mean log loss of each curve's rows.
     slope, slope_error : ndarray, shape (curves,)
         Least-squares slope of log loss in log data size, and its standard error (infinite where
         there is none).
@@ -92,8 +94,8 @@ class Layout:
         Least-squares bend of log loss at the reference: minus its second derivative in log data
         size over its squared slope.
 
-    Slopes and bends choose the sampler's coordinates, so draws are read with those that they were
-    sampled with: `with_losses` keeps them.
+    Means, slopes and bends choose the sampler's coordinates, so draws are read with those that
+    they were sampled with: `with_losses` keeps them.
     """
 
     question: Question
@@ -114,6 +116,7 @@ class Layout:
     row_curve: np.ndarray
     log_u: np.ndarray
     log_loss: np.ndarray
+    mean_log_loss: np.ndarray
     slope: np.ndarray
     slope_error: np.ndarray
     bend: np.ndarray
@@ -131,7 +134,7 @@ class Layout:
         return task
 
     def with_losses(self, loss: np.ndarray) -> Layout:
-        """Return the same layout with other losses, for a model compiled once.
+        """Return the same layout with other losses, and the sampler's coordinates as they are.
 
         Parameters
         ----------
@@ -155,15 +158,25 @@ def _extremes(values: np.ndarray, group: np.ndarray, n: int) -> tuple[np.ndarray
     return low, high
 
 
-def lay_out(runs: pd.DataFrame, question: Question) -> Layout:
+def lay_out(runs: pd.DataFrame, question: Question, *, thin: bool = False) -> Layout:
     """Return the layout of usable rows (done, data size above 0) for a question.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        The rows.
+    question : Question
+        What is asked of them.
+    thin : bool
+        Let tables by that say nothing of some part of the law: it keeps to its prior.
 
     Raises
     ------
     FitError
         When there are too few rows, sizes or curves for the law asked for.
     """
-    _refuse_thin_tables(runs, question)
+    if not thin:
+        _refuse_thin_tables(runs, question)
     cell_names = runs[list(question.cell)].astype(str).agg("\x1f".join, axis=1)
     row_cell, cell_keys = _codes(cell_names)
     cells = tuple(tuple(key.split("\x1f")) for key in cell_keys)
@@ -207,6 +220,7 @@ def lay_out(runs: pd.DataFrame, question: Question) -> Layout:
         row_curve=row_curve,
         log_u=log_u,
         log_loss=np.log(loss),
+        mean_log_loss=np.bincount(row_curve, np.log(loss)) / np.bincount(row_curve),
         slope=slope,
         slope_error=slope_error,
         bend=_least_squares_bend(np.log(loss), log_u, row_curve, row_cell[first]),

@@ -15,8 +15,8 @@ from conftest import SMALL
 
 from tunecast.models import inference, load_fit
 from tunecast.models.fits import Diagnostics, Fit, UnconvergedError
-from tunecast.models.inference import compile_model, diagnose, fit, question_of, worst
-from tunecast.models.layout import FitError, lay_out
+from tunecast.models.inference import diagnose, fit, worst
+from tunecast.models.layout import FitError
 from tunecast.models.priors import WEAK, get_priors
 from tunecast.models.runs import digest, read_runs
 
@@ -29,20 +29,8 @@ def runs() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def compiled(runs: pd.DataFrame) -> Any:
-    return compile_model(lay_out(runs, question_of(runs, law="rectified")), WEAK)
-
-
-@pytest.fixture
-def compiled_once(compiled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "compile_model", lambda layout, priors: compiled)
-
-
-@pytest.fixture(scope="session")
-def sampled(compiled: Any) -> Fit:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference, "compile_model", lambda layout, priors: compiled)
-        return fit(SMALL, draws=300, tune=400, seed=3, allow_unconverged=True, **QUICK)
+def sampled() -> Fit:
+    return fit(SMALL, draws=300, tune=400, seed=3, allow_unconverged=True, **QUICK)
 
 
 @pytest.fixture
@@ -100,7 +88,7 @@ def test_summary_is_in_the_papers_spelling(sampled: Fit) -> None:
     assert (table["q05"] <= table["q50"]).all() and (table["q50"] <= table["q95"]).all()
 
 
-def test_a_fit_that_did_not_converge_is_an_error_unless_allowed(compiled_once: None) -> None:
+def test_a_fit_that_did_not_converge_is_an_error_unless_allowed() -> None:
     with pytest.raises(UnconvergedError, match=r"not converge: .*ESS .* is below 400") as caught:
         fit(SMALL, draws=10, tune=20, **QUICK)
     result = caught.value.fit
@@ -110,7 +98,7 @@ def test_a_fit_that_did_not_converge_is_an_error_unless_allowed(compiled_once: N
     assert not allowed.forecast(allowed.runs.head(1))["converged"].any()
 
 
-def test_zero_shot_and_failed_runs_stay_out(runs: pd.DataFrame, compiled_once: None) -> None:
+def test_zero_shot_and_failed_runs_stay_out(runs: pd.DataFrame) -> None:
     extra = runs.head(2).assign(run_id=["zero", "failed"], status=["done", "failed"])
     extra["finetune_examples"] = [0.0, 600.0]
     table = pd.concat([runs, extra], ignore_index=True)
@@ -301,7 +289,7 @@ def test_a_file_of_another_format_asks_for_a_new_fit(
     monkeypatch.setattr("tunecast.models.fits.FORMAT", 99)
     sampled.save(tmp_path / "fit.nc")
     monkeypatch.undo()
-    with pytest.raises(FitError, match="has fit format 99, this version reads 1: fit again"):
+    with pytest.raises(FitError, match="has fit format 99, this version reads 2: fit again"):
         load_fit(tmp_path / "fit.nc")
 
 

@@ -1,4 +1,4 @@
-"""One compiled model for many tables: draws are read in the coordinates they were sampled in."""
+"""Other losses for one layout: draws are read in the coordinates they were sampled in."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 from scipy.stats import t as student_t
 
 from tunecast.models.hierarchy import build, replay, simulate_prior, slope_weight
-from tunecast.models.inference import Compiled, question_of, sample
+from tunecast.models.inference import question_of
 from tunecast.models.layout import Layout, lay_out
-from tunecast.models.priors import WEAK, get_priors
+from tunecast.models.priors import WEAK
 from tunecast.models.simulate import simulate
 
 
@@ -25,7 +25,7 @@ def laid_out(runs: pd.DataFrame) -> Layout:
 
 
 def test_the_likelihood_of_new_losses_is_the_one_that_replay_implies() -> None:
-    """The compiled model at a point against replay of the same point, with another table's losses.
+    """The model at a point against replay of the same point, with another table's losses.
 
     Laying the other table out anew is the control: it chooses other coordinates, and the same
     numbers then mean other curves.
@@ -59,13 +59,3 @@ def test_new_losses_keep_the_coordinates_and_change_nothing_else() -> None:
     assert not np.array_equal(layout.log_loss, shared.log_loss)
     with pytest.raises(ValueError, match="3 losses for 44 rows"):
         layout.with_losses(np.ones(3))
-
-
-def test_sampling_refuses_a_model_compiled_for_another_layout_or_other_priors() -> None:
-    layout = laid_out(table(1))
-    compiled = Compiled(None, layout, WEAK)
-    assert compiled.serves(layout.with_losses(table(2)["loss"].to_numpy()), WEAK)
-    with pytest.raises(ValueError, match="another layout"):
-        sample(laid_out(table(2)), WEAK, compiled=compiled)
-    with pytest.raises(ValueError, match="other priors"):
-        sample(layout, get_priors("zhang2024"), compiled=compiled)
