@@ -33,7 +33,7 @@ def drawn(believed: Callable[..., Fit]) -> Fit:
     posterior = {k: np.repeat(v[:1], 400, axis=0) for k, v in member.posterior.items()}
     one = replace(fit, members=(Member(member.layout, member.priors, posterior, 1.0),))
     belief = one.members[0].belief
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(4)
     t = rng.standard_t(belief.noise_df[0], len(fit.runs))
     scale = belief.noise[0, member.layout.row_curve]
     return with_losses(one, np.exp(belief.mean[0] + scale * t))
