@@ -125,10 +125,8 @@ def _read(path: Path) -> Any:
 def _speed(found: Mapping[str, Any]) -> str:
     """Wall time of commands, and effective draws a second against other coordinates."""
     ran = found["commands"]
-    lines = [
-        "| command | seconds, first time | later | R-hat | divergences |",
-        "|---|---|---|---|---|",
-    ]
+    heads = ("command", "seconds, first time", "later", "R-hat", "divergences")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in ("ladder", "rectified_ft"):
         fit = ran[name]
         lines.append(

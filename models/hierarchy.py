@@ -240,7 +240,9 @@ def believe(layout: Layout, priors: PriorTable, way: Way) -> Belief:
     base_sd = xp.exp(base_row[0] + base_row[1] * draw("base_sd", 0.0, 1.0, (), None))
     base = None
     if not layout.one_curve_per_base_model:
-        part = base_sd[..., None] ** _BASE
+        curves = len(layout.curve_cell) / len(layout.base_models)
+        weight = given("base_weight", np.array([_BASE * (1 - 1 / curves)]))[0]
+        part = base_sd[..., None] ** weight
         base = (
             base_sd[..., None]
             / part
@@ -400,7 +402,8 @@ class _Weights:
     slope: float | None  # None: as far as the runs of its curves determine it
 
 
-_BASE = 0.25  # the same of base-model effects: runs settle differences alone, and not all of them
+# The same of base-model effects, with many curves each: runs settle differences alone.
+_BASE = 0.6
 
 # Means that runs see, and means of such means. The numbers steer the sampler alone.
 _SEEN = _Weights(open=0.3, onset=0.6, alpha=None, slope=None)
