@@ -241,7 +241,7 @@ def believe(layout: Layout, priors: PriorTable, way: Way) -> Belief:
     base = None
     if not layout.one_curve_per_base_model:
         curves = len(layout.curve_cell) / len(layout.base_models)
-        weight = given("base_weight", np.array([_BASE * (1 - 1 / curves)]))[0]
+        weight = given("base_weight", np.array([_BASE * max(0.0, 1 - 2 / curves)]))[0]
         part = base_sd[..., None] ** weight
         base = (
             base_sd[..., None]
@@ -402,8 +402,9 @@ class _Weights:
     slope: float | None  # None: as far as the runs of its curves determine it
 
 
-# The same of base-model effects, with many curves each: runs settle differences alone.
-_BASE = 0.6
+# The same of the effects of base models with many curves each: runs settle their differences
+# alone, and two curves tell nothing of them.
+_BASE = 0.75
 
 # Means that runs see, and means of such means. The numbers steer the sampler alone.
 _SEEN = _Weights(open=0.3, onset=0.6, alpha=None, slope=None)
