@@ -10,8 +10,11 @@ import pytest
 
 from tunecast.models.fits import Fit
 from tunecast.models.hierarchy import (
+    Way,
+    _Estimate,
     _lever,
     _partly_centred,
+    _seen,
     at_factors,
     build,
     coordinates,
@@ -246,18 +249,25 @@ def test_coordinates_follow_the_law() -> None:
 # ------------------------------------------------------------------ geometry
 
 
-def normal_scores(weight: Any, error: float = 1.0) -> np.ndarray:
-    """Standard errors by which mean and sd of the variable miss Normal(0.7, 1.8)."""
-    n, location, scale = 100_000, 0.7, 1.8
+LOCATION, SCALE = 0.7, 1.8
+
+
+def normal_scores(how: Any, error: float = 1.0) -> np.ndarray:
+    """Standard errors by which mean and sd of the variable miss Normal(LOCATION, SCALE)."""
+    n = 100_000
     rng = np.random.default_rng(5)
 
     def draw(name: str, at: Any, sd: Any, dims: tuple[str, ...], df: float | None) -> np.ndarray:
         assert df is None and dims == ("curve",)
         return np.asarray(at + error * sd * rng.standard_normal((n, 3)))
 
-    got = _partly_centred("z", np.full(3, location), np.full(3, scale), weight, ("curve",), draw)
-    of_mean = (got.mean(axis=0) - location) / (scale / np.sqrt(n))
-    of_sd = (got.std(axis=0) - scale) / (scale / np.sqrt(2 * n))
+    at, sd = np.full(3, LOCATION), np.full(3, SCALE)
+    if isinstance(how, _Estimate):
+        got = _seen("z", at, sd, how, None, ("curve",), Way(draw, np))
+    else:
+        got = _partly_centred("z", at, sd, how, ("curve",), draw)
+    of_mean = (got.mean(axis=0) - LOCATION) / (SCALE / np.sqrt(n))
+    of_sd = (got.std(axis=0) - SCALE) / (SCALE / np.sqrt(2 * n))
     return np.abs([of_mean, of_sd])
 
 
@@ -266,6 +276,29 @@ def test_the_weight_changes_coordinates_and_not_the_distribution(weight: Any) ->
     """Within 5 standard errors; the control, a scale 5 % too wide, is 22 of them off."""
     assert normal_scores(weight).max() < 5
     assert normal_scores(weight, error=1.05)[1].min() > 10
+
+
+def test_an_estimate_changes_coordinates_and_not_the_distribution() -> None:
+    estimate = _Estimate(np.array([0.0, 3.0, -20.0]), np.array([0.0, 0.5, 400.0]))
+    assert normal_scores(estimate).max() < 5
+    assert normal_scores(estimate, error=1.05)[1].min() > 10
+
+
+def test_what_an_estimate_leaves_open_is_sampled_in_its_own_units() -> None:
+    """At 0 and one unit further lie mean and error of a normal prior met by a normal estimate."""
+    value, precision = np.array([0.0, 3.0]), np.array([0.5, 400.0])
+
+    def at(raw: float) -> np.ndarray:
+        def draw(*unused: Any) -> np.ndarray:
+            return np.full(2, raw)
+
+        told = _Estimate(value, precision)
+        found = _seen("z", LOCATION, SCALE, told, None, ("curve",), Way(draw, np))
+        return np.asarray(found)
+
+    both = SCALE**-2 + precision
+    np.testing.assert_allclose(at(0.0), (LOCATION * SCALE**-2 + value * precision) / both)
+    np.testing.assert_allclose(at(1.0) - at(0.0), both**-0.5)
 
 
 def test_the_prior_of_cells_does_not_depend_on_the_losses(ladder: pd.DataFrame) -> None:
