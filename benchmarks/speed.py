@@ -3,9 +3,8 @@
     python benchmarks/speed.py --out benchmarks/results/speed.json
 
 Wall time of the command line, each in a process of its own: `fit` to the saved file on the embedded
-ladder and on rectified_ft up to 25,600 examples; the ladder again with nothing compiled before, as
-on a new machine, since PyTensor keeps the parts that every model shares; `forecast` from the saved
-fit, `--help`. Then the
+ladder and on rectified_ft up to 25,600 examples, each twice: first as on a machine where the model
+was never compiled, then with its code kept; `forecast` from the saved fit, `--help`. Then the
 effective sample size of the worst unknown per second of sampling (compilation apart), on the second
 table, against the plain non-centred parametrisation of plain.py: with pm.sample as PyMC ships it,
 and with the sampler that tunecast uses, which leaves the coordinates as the only difference.

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
+import math
 import pickle
 import platform
 import sys
@@ -59,9 +61,14 @@ class Inputs:
     numbers: Mapping[str, np.ndarray]
 
     @property
+    def slices(self) -> list[slice]:
+        """Place of each unknown in one vector of all."""
+        return _slices(self.shapes)
+
+    @property
     def size(self) -> int:
         """Number of unknowns."""
-        return sum(int(np.prod(shape)) for shape in self.shapes.values())
+        return self.slices[-1].stop
 
     def flat(self, point: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return a point as one vector."""
@@ -69,12 +76,15 @@ class Inputs:
 
     def named(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """Return a vector as values by name: the inverse of `flat`."""
-        sizes = [int(np.prod(shape)) for shape in self.shapes.values()]
-        parts = np.split(flat, np.cumsum(sizes)[:-1])
         return {
-            name: part.reshape(shape)
-            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+            name: flat[place].reshape(shape)
+            for (name, shape), place in zip(self.shapes.items(), self.slices, strict=True)
         }
+
+
+def _slices(shapes: Mapping[str, tuple[int, ...]]) -> list[slice]:
+    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes.values()))
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def inputs(layout: Layout, priors: PriorTable) -> Inputs:
@@ -88,12 +98,8 @@ def inputs(layout: Layout, priors: PriorTable) -> Inputs:
 
     shapes = {k: v.shape for k, v in starting_point(layout, priors, 0, given).items()}
     numbers["observed_log_loss"] = np.ascontiguousarray(layout.log_loss, dtype=float)
-    places, at = [], 0
-    for shape in shapes.values():
-        end = at + int(np.prod(shape))
-        places += [at, end, *shape]
-        at = end
-    numbers["places"] = np.array(places)
+    places = zip(_slices(shapes), shapes.values(), strict=True)
+    numbers["places"] = np.array([n for at, shape in places for n in (at.start, at.stop, *shape)])
     return Inputs(shapes, numbers)
 
 
@@ -111,10 +117,6 @@ def compiled_density(layout: Layout, priors: PriorTable) -> Any:
 
     taken = inputs(layout, priors)
     key = _key(layout, taken)
-    names = list(taken.shapes)
-    ends = np.cumsum([int(np.prod(shape)) for shape in taken.shapes.values()])
-    starts = ends - [int(np.prod(shape)) for shape in taken.shapes.values()]
-    slices = [slice(int(a), int(b)) for a, b in zip(starts, ends, strict=True)]
 
     def start(seed: int) -> np.ndarray:
         return taken.flat(starting_point(layout, priors, seed))
@@ -130,7 +132,7 @@ def compiled_density(layout: Layout, priors: PriorTable) -> Any:
             shared_var_keys={},
             user_data=_addresses(taken),
             n_expanded=taken.size,
-            shape_info=(names, slices, [taken.shapes[name] for name in names]),
+            shape_info=(list(taken.shapes), taken.slices, list(taken.shapes.values())),
             logp_func=None,
             expand_func=None,
             _n_dim=taken.size,
@@ -206,7 +208,7 @@ def _sources() -> str:
 
 
 def _addresses(taken: Inputs) -> np.ndarray:
-    """Return where each number lies, followed by its shape: what ``SOURCE`` reads."""
+    """Return where each number lies, followed by its shape: what `_source` reads."""
     return np.array([v for n in taken.numbers.values() for v in (n.ctypes.data, *n.shape)])
 
 
@@ -279,17 +281,17 @@ def _compiled(module: ModuleType, graph: Callable[[], Any]) -> _Code:
             module.graph = graph()  # type: ignore[attr-defined]
             return super()._compile_uncached()  # type: ignore[misc]
 
-    def made(kind: type[CFunc], name: str, *before: Any) -> Any:
-        doubles = types.CPointer(types.double)
-        arguments = (types.uint64, *before, doubles, doubles)
-        if kind is Lazy:
-            arguments = (*arguments, doubles)
+    def made(kind: type[CFunc], name: str, *arguments: Any) -> Any:
         code = kind(getattr(module, name), ((*arguments, types.voidptr), types.int64), {}, {})
         code.enable_caching()
         code.compile()
         return code
 
-    return _Code(made(Lazy, "density"), made(CFunc, "identity", types.uint64))
+    size, doubles = types.uint64, types.CPointer(types.double)
+    return _Code(
+        made(Lazy, "density", size, doubles, doubles, doubles),
+        made(CFunc, "identity", size, size, doubles, doubles),
+    )
 
 
 def _module(key: str, source: str, fresh: bool) -> ModuleType:

@@ -346,18 +346,9 @@ def _cells(
     if not layout.columns:
         one = Column("", ("all",), np.zeros(len(layout.cells), dtype=int))
         means = _means(
-            "mean",
-            "one",
-            one,
-            location[:, None],
-            scale[:, None],
-            _SEEN,
-            layout,
-            priors,
-            base,
-            scatter,
-            way,
-        )
+            "mean", "one", one, location[:, None], scale[:, None], _SEEN, layout, priors, base,
+            scatter, way,
+        )  # fmt: skip
         roots = {name: means[..., k, :] for k, name in enumerate(names)}
         every = given("every_cell", one.index)
         return {n: v[..., every] for n, v in roots.items()}, roots, {}, {}
@@ -461,21 +452,12 @@ def _means(
         )
         floor_share = xp.exp(log_sigmoid(value["share"], xp))
         seen("bend", "onset", xp.log(bend * (1 - floor_share) + floor_share), weights.onset)
-    mean, slopes, centre = (
-        given(name, numbers)
-        for name, numbers in zip(
-            ("sight", "sight_slopes", "centre"), _sight(layout, at), strict=True
-        )
-    )
-    shown = 0.0 if base is None else base @ mean
     # How log loss falls with each factor, and how precisely the runs say so. Where a base model has
     # one curve, its effect is what scatters the levels, and the table's scatter stands for it.
-    fall, width, blur = (
-        given(name, number)
-        for name, number in zip(
-            ("fall", "width", "blur"), _slopes_of_cells(layout, at), strict=True
-        )
+    mean, slopes, centre, fall, width, blur = (
+        given(name, number) for name, number in _sight(layout, at).items()
     )
+    shown = 0.0 if base is None else base @ mean
     for k, factor in enumerate(factors if law.has("alpha") else ()):
         gamma = value[f"gamma:{factor}"]
         lever = _lever(law, factors, factor, value, xp)
@@ -508,8 +490,16 @@ def _lever(law: Law, factors: Sequence[str], factor: str, value: Mapping[str, An
     return xp.sqrt(moved**2 + 0.03**2)
 
 
-def _sight(layout: Layout, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return how base-model effects enter the mean and the factor slopes of each level's curves.
+def _data_sizes(layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return number, mean and sum of squared deviations of each curve's log data sizes."""
+    n, at = len(layout.curve_cell), layout.row_curve
+    runs = np.bincount(at, minlength=n).astype(float)
+    mean = np.bincount(at, layout.log_u, n) / runs
+    return runs, mean, np.bincount(at, (layout.log_u - mean[at]) ** 2, n)
+
+
+def _sight(layout: Layout, at: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what the curves of each level say of it, and how base-model effects enter that.
 
     Returns
     -------
@@ -519,11 +509,22 @@ def _sight(layout: Layout, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
         Its weight in their least-squares slope.
     centre : ndarray, shape (factors, levels)
         Mean of the log factors over the curves.
+    fall : ndarray, shape (factors, levels)
+        Minus the least-squares slope of the curves' log loss at the reference data size.
+    width : ndarray, shape (factors, levels)
+        How precisely: over the variance of a curve's level around its cell.
+    blur : ndarray, shape (levels,)
+        The part of that variance that comes from run noise.
     """
     levels, factors = at.max() + 1, layout.curve_x.shape[1]
+    runs, u, spread_of_u = _data_sizes(layout)
+    y = layout.mean_log_loss - layout.slope * u
+    known = np.isfinite(layout.slope_error)
+    noise = np.where(known, layout.slope_error, 0.0) ** 2 * spread_of_u / runs
     mean = np.zeros((len(layout.base_models), levels))
     slopes = np.zeros((factors, *mean.shape))
-    centre = np.zeros((factors, levels))
+    centre, fall, width = (np.zeros((factors, levels)) for _ in range(3))
+    blur = np.zeros(levels)
     for level in range(levels):
         own = np.flatnonzero(at == level)
         x = layout.curve_x[own]
@@ -532,46 +533,15 @@ def _sight(layout: Layout, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
         weights = np.linalg.pinv(x - x.mean(axis=0))  # (factors, curves)
         for k in range(factors):
             np.add.at(slopes[k, :, level], layout.curve_base[own], weights[k])
-    return mean, slopes, centre
-
-
-def _data_sizes(layout: Layout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return number, mean and sum of squared deviations of each curve's log data sizes."""
-    n, at = len(layout.curve_cell), layout.row_curve
-    runs = np.bincount(at, minlength=n).astype(float)
-    mean = np.bincount(at, layout.log_u, n) / runs
-    return runs, mean, np.bincount(at, (layout.log_u - mean[at]) ** 2, n)
-
-
-def _slopes_of_cells(layout: Layout, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what the levels' curves say of how log loss falls with each factor.
-
-    Returns
-    -------
-    fall : ndarray, shape (factors, levels)
-        Minus the least-squares slope of the curves' log loss at the reference data size.
-    width : ndarray, shape (factors, levels)
-        How precisely: over the variance of a curve's level around its cell.
-    blur : ndarray, shape (levels,)
-        The part of that variance that comes from run noise.
-    """
-    levels = at.max() + 1
-    runs, u, spread_of_u = _data_sizes(layout)
-    y = layout.mean_log_loss - layout.slope * u
-    known = np.isfinite(layout.slope_error)
-    noise = np.where(known, np.where(known, layout.slope_error, 0.0) ** 2 * spread_of_u / runs, 0.0)
-    fall = np.zeros((layout.curve_x.shape[1], levels))
-    width, blur = np.zeros_like(fall), np.zeros(levels)
-    for level in range(levels):
-        own = np.flatnonzero(at == level)
-        x = layout.curve_x[own] - layout.curve_x[own].mean(axis=0)
-        weights = np.linalg.pinv(x)  # (factors, curves)
         fall[:, level] = -weights @ y[own]
         # A factor that does not vary among the curves has no weights, and tells nothing.
         spread = (weights**2).sum(axis=1)
         width[:, level] = np.where(spread > 0, 1 / np.where(spread > 0, spread, 1.0), 0.0)
         blur[level] = noise[own].mean()
-    return fall, width, blur
+    return {
+        "mean": mean, "slopes": slopes, "centre": centre,
+        "fall": fall, "width": width, "blur": blur,
+    }  # fmt: skip
 
 
 def _partly_centred(
