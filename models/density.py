@@ -1,42 +1,33 @@
-"""The posterior's log density and gradient as machine code, compiled once and kept on disk.
+"""The posterior's log density and gradient as machine code, for the sampler.
 
-Compiling the model takes longer than sampling from it. But the code depends on the model's
-structure alone (law, factors, cell columns), if every number of table and priors is an input: so
-it is compiled for the first table of a structure and serves all others, in later processes too.
-The folder is ``density`` in `tunecast.models.files.default_cache`.
+`tunecast.models.hierarchy` is recorded once (`tunecast.models.tape`), differentiated, and made into
+machine code (`tunecast.models.machine`). Every number of table and priors is an input of that code,
+so it depends on the model's structure alone (law, factors, cell columns), is made for the first
+table of a structure and serves all others, in later processes too.
 
-Code from a disk must not be trusted blindly. Whenever it is taken up, its value and its slope in
-one direction are compared with `tunecast.models.hierarchy.log_density` at a starting point.
+Code must not be trusted blindly, least of all code from a disk. Whenever it is taken up, its value
+and its slope in one direction are compared with `tunecast.models.hierarchy.log_density` at a
+starting point.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
+import ctypes
 import itertools
 import math
-import pickle
-import platform
-import sys
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import version
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from tunecast.models import hierarchy, laws
-from tunecast.models import priors as prior_tables
-from tunecast.models.files import default_cache, write_atomically
-from tunecast.models.hierarchy import build, log_density, starting_point
+from tunecast.models import machine
+from tunecast.models.hierarchy import STRUCTURAL, Way, believe, dim_sizes, log_density, starting_point
 from tunecast.models.layout import Layout
+from tunecast.models.machine import Program
 from tunecast.models.priors import PriorTable
+from tunecast.models.tape import Node, Size, Tape
 
-COMPILERS = ("numba", "llvmlite", "numpy", "nutpie", "pymc", "pytensor")
 STEP = 1e-6  # of the central difference that checks a gradient
 VALUE_ERROR, SLOPE_ERROR = 1e-8, 1e-3  # relative; rounding in the difference is about 1e-5
 
@@ -54,7 +45,7 @@ class Inputs:
     shapes : mapping of str to tuple of int
         Shape of each unknown, in order.
     numbers : mapping of str to ndarray
-        Every number of table and priors by name; all float64 or int32 (PyMC's), contiguous.
+        Every number of table and priors by name; all float64 or int32, contiguous.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -63,7 +54,8 @@ class Inputs:
     @property
     def slices(self) -> list[slice]:
         """Place of each unknown in one vector of all."""
-        return _slices(self.shapes)
+        ends = list(itertools.accumulate(math.prod(shape) for shape in self.shapes.values()))
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     @property
     def size(self) -> int:
@@ -82,25 +74,88 @@ class Inputs:
         }
 
 
-def _slices(shapes: Mapping[str, tuple[int, ...]]) -> list[slice]:
-    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes.values()))
-    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
-
-
 def inputs(layout: Layout, priors: PriorTable) -> Inputs:
     """Return what the density of a table takes."""
     numbers: dict[str, np.ndarray] = {}
 
     def given(name: str, value: np.ndarray) -> np.ndarray:
         kind = np.int32 if np.issubdtype(np.asarray(value).dtype, np.integer) else np.float64
-        numbers[f"given {name}"] = np.ascontiguousarray(value, dtype=kind)
+        numbers[_given(name)] = np.ascontiguousarray(value, dtype=kind)
         return value
 
+    given("row_curve", layout.row_curve)
+    given("log_loss", layout.log_loss)
     shapes = {k: v.shape for k, v in starting_point(layout, priors, 0, given).items()}
-    numbers["observed_log_loss"] = np.ascontiguousarray(layout.log_loss, dtype=float)
-    places = zip(_slices(shapes), shapes.values(), strict=True)
-    numbers["places"] = np.array([n for at, shape in places for n in (at.start, at.stop, *shape)])
     return Inputs(shapes, numbers)
+
+
+def _given(name: str) -> str:
+    return f"given {name}"  # some are named like an unknown
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The model of a structure.
+
+    Parameters
+    ----------
+    program : Program
+        What computes its log density and gradient.
+    constants : mapping of str to ndarray
+        Arrays among its inputs that are the same for all tables.
+    shapes : mapping of str to tuple of (int or str)
+        Sizes of each input and unknown: numbers, and symbols of the program.
+    """
+
+    program: Program
+    constants: Mapping[str, np.ndarray]
+    shapes: Mapping[str, tuple[Size, ...]]
+
+
+def record(layout: Layout, priors: PriorTable) -> Recording:
+    """Return the program of the log density of a table's structure."""
+    tape = Tape()
+    sizes = {name: len(labels) for name, labels in dim_sizes(layout).items()}
+    unknowns: list[Node] = []
+    terms: list[Node] = []
+    integers: set[str] = set()
+
+    def given(name: str, value: np.ndarray) -> Node:
+        if np.issubdtype(np.asarray(value).dtype, np.integer):
+            integers.add(_given(name))
+        return tape.input(_given(name), tuple(f"{name}:{k}" for k in range(np.ndim(value))))
+
+    def draw(name: str, location: Any, scale: Any, dims: tuple[str, ...], df: Any) -> Node:
+        value = tape.input(name, tuple(sizes[d] if d in STRUCTURAL else d for d in dims))
+        unknowns.append(value)
+        terms.append(_log_pdf(tape, value, location, scale, df))
+        return value
+
+    belief = believe(layout, priors, Way(draw, tape, given))
+    loss, of_row = (given(name, getattr(layout, name)) for name in ("log_loss", "row_curve"))
+    terms.append(_log_pdf(tape, loss, belief.mean, belief.noise[of_row], belief.noise_df))
+    total = tape.total([(term, ()) for term in terms], ())
+    program = machine.program(tape, total, unknowns, integers)
+    named = {node.detail: tape.sizes(node) for node in tape.nodes if node.kind == "input"}
+    return Recording(program, tape.arrays, named)
+
+
+def _log_pdf(tape: Tape, x: Node, location: Any, scale: Any, df: Any) -> Node:
+    """Return the log density of each element, normal where df is None, else Student's t."""
+    z, log_scale = (x - location) / scale, tape.log(scale)
+    if df is None:
+        return -0.5 * (z * z) - log_scale - 0.5 * math.log(2 * math.pi)
+    half = 0.5 * tape.node(df)
+    bulk = tape.log_gamma(half + 0.5) - tape.log_gamma(half) - 0.5 * tape.log(math.pi * df)
+    return bulk - log_scale - (half + 0.5) * tape.log(1 + z * z / df)
+
+
+@dataclass(frozen=True)
+class _Function:
+    """What nutpie asks of a compiled function: where it lies, and what keeps it there."""
+
+    address: int
+    held: Any
 
 
 def compiled_density(layout: Layout, priors: PriorTable) -> Any:
@@ -109,28 +164,28 @@ def compiled_density(layout: Layout, priors: PriorTable) -> Any:
     Raises
     ------
     ImportError
-        Where nutpie or numba is missing.
+        Where nutpie is missing.
     DensityError
         When freshly compiled code fails its check, which is a defect.
     """
     from nutpie.compile_pymc import CompiledPyMCModel
 
-    taken = inputs(layout, priors)
-    key = _key(layout, taken)
+    taken, recording = inputs(layout, priors), record(layout, priors)
+    held, numbers = _numbers(recording, taken)
 
     def start(seed: int) -> np.ndarray:
         return taken.flat(starting_point(layout, priors, seed))
 
     def make(fresh: bool) -> Any:
-        code = _code(key, taken, lambda: _graph(build(layout, priors), taken), fresh)
+        code = machine.code(recording.program.text, fresh)
         return CompiledPyMCModel(
             dims={},
-            compiled_logp_func=code.density,
-            compiled_expand_func=code.identity,
+            compiled_logp_func=_Function(code.density, code),  # type: ignore[arg-type]
+            compiled_expand_func=_Function(code.identity, code),  # type: ignore[arg-type]
             initial_point_func=start,
-            shared_data=dict(taken.numbers),
+            shared_data=held,
             shared_var_keys={},
-            user_data=_addresses(taken),
+            user_data=numbers,
             n_expanded=taken.size,
             shape_info=(list(taken.shapes), taken.slices, list(taken.shapes.values())),
             logp_func=None,
@@ -150,19 +205,37 @@ def compiled_density(layout: Layout, priors: PriorTable) -> Any:
     return model
 
 
+def _numbers(recording: Recording, taken: Inputs) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Return the arrays that a program takes, and its ``numbers``, which point to them."""
+    held = {**taken.numbers, **recording.constants}
+    known: dict[Size, int] = {}
+    shapes = {**{name: v.shape for name, v in held.items()}, **taken.shapes}
+    for name, sizes in recording.shapes.items():
+        for symbol, size in zip(sizes, shapes[name], strict=True):
+            expected = symbol if isinstance(symbol, int) else known.setdefault(symbol, size)
+            if size < 1 or size != expected:
+                raise DensityError(f"'{name}' has the size {size}, which does not fit the model")
+    program = recording.program
+    offsets = dict(zip(taken.shapes, (place.start for place in taken.slices), strict=True))
+    numbers = [
+        *(held[name].ctypes.data for name in program.inputs),
+        *(offsets[name] for name in program.unknowns),
+        *(known[symbol] for symbol in program.sizes),
+    ]
+    return held, np.array(numbers, dtype=np.int64)
+
+
 def value_and_gradient(model: Any, x: np.ndarray) -> tuple[float, np.ndarray]:
     """Return log density and gradient of a compiled model at a vector of all unknowns."""
-    import ctypes
-
-    gradient, value = np.empty_like(x), np.empty(())
+    gradient, value = np.empty_like(x), np.empty(1)
     double = ctypes.POINTER(ctypes.c_double)
-    failed = model.compiled_logp_func.ctypes(
+    failed = machine.SIGNATURE(model.compiled_logp_func.address)(
         len(x), x.ctypes.data_as(double), gradient.ctypes.data_as(double),
         value.ctypes.data_as(double), model.user_data.ctypes.data,
     )  # fmt: skip
     if failed:
         raise DensityError(f"the compiled density failed with code {failed}")
-    return float(value), gradient
+    return float(value[0]), gradient
 
 
 def _fault(model: Any, layout: Layout, priors: PriorTable, taken: Inputs) -> str | None:
@@ -185,165 +258,3 @@ def _fault(model: Any, layout: Layout, priors: PriorTable, taken: Inputs) -> str
     if not abs(slope - measured) <= SLOPE_ERROR * (1 + np.abs(gradient).max()):
         return f"the compiled gradient gives a slope of {slope:.6g}, expected {measured:.6g}"
     return None
-
-
-def _key(layout: Layout, taken: Inputs) -> str:
-    """Return a digest of all that the machine code depends on."""
-    parts = [
-        _sources(),
-        layout.question.law,
-        layout.question.factors,
-        [(name, len(shape)) for name, shape in taken.shapes.items()],
-        [(name, v.ndim, v.dtype.str) for name, v in taken.numbers.items()],
-        [version(name) for name in COMPILERS],
-        platform.python_version(),
-    ]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
-
-
-@cache  # what runs is what was read at first
-def _sources() -> str:
-    files = [str(module.__file__) for module in (hierarchy, laws, prior_tables)]
-    return hashlib.sha256(b"".join(Path(f).read_bytes() for f in (*files, __file__))).hexdigest()
-
-
-def _addresses(taken: Inputs) -> np.ndarray:
-    """Return where each number lies, followed by its shape: what `_source` reads."""
-    return np.array([v for n in taken.numbers.values() for v in (n.ctypes.data, *n.shape)])
-
-
-def _source(taken: Inputs) -> str:
-    lines, at = [], 0
-    for i, value in enumerate(taken.numbers.values()):
-        shape = "".join(f"at[{at + 1 + k}], " for k in range(value.ndim))
-        lines.append(f"n{i} = carray(pointer(at[{at}]), ({shape}), np.{value.dtype.name})")
-        at += 1 + value.ndim
-    read = "\n        ".join(lines)
-    # In parts: Python makes a tuple of more than 30 from a list, which numba refuses.
-    names = [f"n{i}, " for i in range(len(taken.numbers))]
-    arguments = " + ".join(f"({''.join(names[i : i + 20])})" for i in range(0, len(names), 20))
-    return f"""\
-import numpy as np
-from numba import carray
-from nutpie.compile_pymc import address_as_void_pointer as pointer
-
-
-def density(dim, x_, gradient_, value_, numbers_):
-    try:
-        at = carray(numbers_, ({at},), np.int64)
-        {read}
-        taken = (carray(x_, (dim,)),) + {arguments}
-        value, gradient = graph(*taken)
-        carray(value_, ())[()] = value
-        carray(gradient_, (dim,))[...] = gradient
-        if not np.all(np.isfinite(gradient)):
-            return 3
-        if not np.isfinite(value):
-            return 4
-    except Exception:
-        return 1
-    return 0
-
-
-def identity(dim, expanded, x_, out_, numbers_):
-    carray(out_, (expanded,))[...] = carray(x_, (dim,))
-    return 0
-"""
-
-
-@dataclass(frozen=True)
-class _Code:
-    density: Any
-    identity: Any
-
-
-_LOADED: dict[str, _Code] = {}
-
-
-def _code(key: str, taken: Inputs, graph: Callable[[], Any], fresh: bool) -> _Code:
-    """Return machine code from memory, from disk, or compiled; compiled in any case if fresh."""
-    if fresh or key not in _LOADED:
-        try:
-            _LOADED[key] = _compiled(_module(key, _source(taken), fresh), graph)
-        except (EOFError, pickle.PickleError):  # cut short on disk
-            _LOADED[key] = _compiled(_module(key, _source(taken), True), graph)
-    return _LOADED[key]
-
-
-def _compiled(module: ModuleType, graph: Callable[[], Any]) -> _Code:
-    from numba import types
-    from numba.core.ccallback import CFunc
-
-    class Lazy(CFunc):
-        """Makes the graph only where the disk has no code for it."""
-
-        def _compile_uncached(self) -> Any:
-            module.graph = graph()  # type: ignore[attr-defined]
-            return super()._compile_uncached()  # type: ignore[misc]
-
-    def made(kind: type[CFunc], name: str, *arguments: Any) -> Any:
-        code = kind(getattr(module, name), ((*arguments, types.voidptr), types.int64), {}, {})
-        code.enable_caching()
-        code.compile()
-        return code
-
-    size, doubles = types.uint64, types.CPointer(types.double)
-    return _Code(
-        made(Lazy, "density", size, doubles, doubles, doubles),
-        made(CFunc, "identity", size, size, doubles, doubles),
-    )
-
-
-def _module(key: str, source: str, fresh: bool) -> ModuleType:
-    """Return the module of the source, beside which the machine code is kept."""
-    path = default_cache() / "density" / f"{key}.py"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for old in path.parent.rglob(f"{key}.*") if fresh else ():
-            old.unlink(missing_ok=True)
-        if not path.exists():
-            write_atomically(path, lambda p: p.write_text(source, encoding="utf-8"))
-    except OSError:  # nowhere to keep it: it serves this process alone
-        path = Path(tempfile.mkdtemp(prefix="tunecast-")) / f"{key}.py"
-        path.write_text(source, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(f"tunecast_density_{key}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # code from the disk looks its module up by name
-    spec.loader.exec_module(module)
-    return module
-
-
-def _graph(model: Any, taken: Inputs) -> Any:
-    """Return a numba function of the unknowns in one vector and of the numbers, in their order."""
-    import pytensor
-    import pytensor.tensor as pt
-    from pytensor.graph import clone_replace, rewrite_graph
-
-    x = pt.dvector("x")
-    rewrites = ("canonicalize", "stabilize", "local_remove_check_parameter")
-    value: Any = rewrite_graph(model.logp(), include=rewrites)
-    unknowns = [model.rvs_to_values[v] for v in model.free_RVs]
-    assert [v.name for v in model.free_RVs] == list(taken.shapes)
-    slopes: Any = pt.grad(value, unknowns)
-    gradient = pt.concatenate([slope.ravel() for slope in slopes])
-    numbers = {
-        name: pt.tensor(name, dtype=v.dtype.name, shape=(None,) * v.ndim)
-        for name, v in taken.numbers.items()
-    }
-    instead: dict[Any, Any] = {
-        model[name]: number for name, number in numbers.items() if name != "places"
-    }
-    places, k = numbers["places"], 0
-    for unknown, shape in zip(unknowns, taken.shapes.values(), strict=True):
-        n = len(shape)
-        own = x[places[k] : places[k + 1]].reshape([places[k + 2 + i] for i in range(n)], ndim=n)
-        instead[unknown] = own if n else x[places[k]]
-        k += 2 + n
-    outputs = clone_replace([value, gradient], instead)
-    function = pytensor.function(
-        [x, *numbers.values()], outputs, mode="NUMBA", on_unused_input="ignore"
-    )
-    if function.get_shared():
-        raise DensityError(f"the density depends on {function.get_shared()}, which is no input")
-    return function.vm.jit_fn

@@ -667,6 +667,10 @@ def _levels_of(column: str) -> str:
     return f"levels of {column}"
 
 
+# Dimensions of `dim_sizes` whose sizes follow from law and factors alone.
+STRUCTURAL = ("one", "coordinate", "open coordinate", "bent coordinate", "scattered")
+
+
 def dim_sizes(layout: Layout) -> dict[str, list[str]]:
     """Return the coordinate labels of each dimension that `believe` may ask for."""
     law, factors = get_law(layout.question.law), layout.question.factors
