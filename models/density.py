@@ -22,10 +22,17 @@ from typing import Any
 import numpy as np
 
 from tunecast.models import machine
-from tunecast.models.hierarchy import STRUCTURAL, Way, believe, dim_sizes, log_density, starting_point
+from tunecast.models.hierarchy import (
+    STRUCTURAL,
+    Way,
+    believe,
+    dim_sizes,
+    log_density,
+    starting_point,
+)
 from tunecast.models.layout import Layout
-from tunecast.models.machine import Program
 from tunecast.models.priors import PriorTable
+from tunecast.models.program import Program, write
 from tunecast.models.tape import Node, Size, Tape
 
 STEP = 1e-6  # of the central difference that checks a gradient
@@ -104,7 +111,7 @@ class Recording:
     constants : mapping of str to ndarray
         Arrays among its inputs that are the same for all tables.
     shapes : mapping of str to tuple of (int or str)
-        Sizes of each input and unknown: numbers, and symbols of the program.
+        Sizes of each input and unknown that it takes: numbers, and symbols of the program.
     """
 
     program: Program
@@ -135,9 +142,10 @@ def record(layout: Layout, priors: PriorTable) -> Recording:
     loss, of_row = (given(name, getattr(layout, name)) for name in ("log_loss", "row_curve"))
     terms.append(_log_pdf(tape, loss, belief.mean, belief.noise[of_row], belief.noise_df))
     total = tape.total([(term, ()) for term in terms], ())
-    program = machine.program(tape, total, unknowns, integers)
-    named = {node.detail: tape.sizes(node) for node in tape.nodes if node.kind == "input"}
-    return Recording(program, tape.arrays, named)
+    program = write(tape, total, unknowns, integers)
+    used = {*program.inputs, *program.unknowns}
+    shapes = {n.detail: tape.sizes(n) for n in tape.nodes if n.kind == "input" and n.detail in used}
+    return Recording(program, tape.arrays, shapes)
 
 
 def _log_pdf(tape: Tape, x: Node, location: Any, scale: Any, df: Any) -> Node:

@@ -4,8 +4,9 @@
 ``draw``, takes numbers of table and priors through a callable ``given``, and computes with ``xp``
 (together a `Way`), so the same lines serve
 
-* PyMC: ``draw`` creates a random variable, ``given`` a data variable, ``xp`` is
-  ``pytensor.tensor`` (`build`);
+* the machine code that is sampled: ``draw``, ``given`` and ``xp`` record on a tape
+  (`tunecast.models.density`);
+* PyMC: ``draw`` creates a random variable, ``xp`` is ``pytensor.tensor`` (`build`);
 * saved draws: ``draw`` looks the values up, ``xp`` is NumPy (`replay`);
 * prior simulation: ``draw`` samples them, ``xp`` is NumPy (`simulate_prior`);
 * the log density in plain NumPy, by which compiled code is checked (`log_density`).
@@ -58,10 +59,10 @@ class Way:
     draw : callable
         ``draw(name, location, scale, dims, df)``; dims are names of `dim_sizes`.
     xp : module
-        NumPy or pytensor.tensor.
+        NumPy, pytensor.tensor or a tape.
     given : callable
-        Takes every number that depends on the table or on the priors, and on nothing drawn. With
-        symbols it makes an input of it, so that one compiled model serves tables of any size.
+        Takes every number that depends on the table or on the priors, and on nothing drawn. It may
+        make an input of it, so that one compiled model serves tables of any size.
     """
 
     draw: Draw
@@ -168,7 +169,7 @@ def at_factors(
     x : ndarray, shape (curves, factors)
         Log of factor over reference.
     xp : module
-        NumPy or pytensor.tensor.
+        NumPy, pytensor.tensor or a tape.
     """
     log_reducible = cell["level"] + log_sigmoid(-cell["share"], xp)
     log_floor = cell["level"] + log_sigmoid(cell["share"], xp)
@@ -697,14 +698,12 @@ def build(layout: Layout, priors: PriorTable) -> Any:
     Returns
     -------
     pymc.Model
-        Observed node ``log_loss`` over dim ``row``. Every number of table and priors is a data
-        variable, named ``given NAME``; the losses are ``observed_log_loss``.
+        Observed node ``log_loss`` over dim ``row``.
     """
     import pymc as pm
     import pytensor.tensor as pt
 
     coords = dim_sizes(layout) | {"row": np.arange(len(layout.row_curve)).tolist()}
-    held: dict[str, Any] = {}
     # Scales are exponentials: checking that they are positive would double the compiled model.
     with pm.Model(coords=coords, check_bounds=False) as model:
 
@@ -714,19 +713,12 @@ def build(layout: Layout, priors: PriorTable) -> Any:
                 return pm.Normal(name, location, scale, dims=dims, initval=start)
             return pm.StudentT(name, nu=df, mu=location, sigma=scale, dims=dims, initval=start)
 
-        def given(name: str, value: np.ndarray) -> Any:
-            if name not in held:
-                held[name] = pm.Data(f"given {name}", value)
-            return held[name]
-
-        belief = believe(layout, priors, Way(draw, pt, given))
+        belief = believe(layout, priors, Way(draw, pt))
         # The sampling error of a test set is left out: runs of a task share their test set, so it
         # moves them together and is no part of what one differs from another by.
-        scale = belief.noise[given("row_curve", layout.row_curve)]
-        observed = pm.Data("observed_log_loss", layout.log_loss, dims="row")
         pm.StudentT(
-            "log_loss", nu=belief.noise_df, mu=belief.mean, sigma=scale, observed=observed,
-            dims="row",
+            "log_loss", nu=belief.noise_df, mu=belief.mean, sigma=belief.noise[layout.row_curve],
+            observed=layout.log_loss, dims="row",
         )  # fmt: skip
     return model
 

@@ -8,7 +8,7 @@ and the question alone, so a saved fit rebuilds it from its rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -95,7 +95,7 @@ class Layout:
         size over its squared slope.
 
     Means, slopes and bends choose the sampler's coordinates, so draws are read with those that
-    they were sampled with: `with_losses` keeps them.
+    they were sampled with.
     """
 
     question: Question
@@ -132,18 +132,6 @@ class Layout:
         task = np.zeros(len(self.cells), dtype=int)
         task[self.curve_cell] = self.curve_task
         return task
-
-    def with_losses(self, loss: np.ndarray) -> Layout:
-        """Return the same layout with other losses, and the sampler's coordinates as they are.
-
-        Parameters
-        ----------
-        loss : ndarray, shape (rows,)
-            Losses in nats, in the order of the rows.
-        """
-        if len(loss) != len(self.log_loss):
-            raise ValueError(f"got {len(loss)} losses for {len(self.log_loss)} rows")
-        return replace(self, log_loss=np.log(loss))
 
 
 def _codes(values: pd.Series) -> tuple[np.ndarray, list[str]]:

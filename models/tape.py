@@ -277,6 +277,11 @@ class Tape:
         simple = self._simplified(kind, args)
         if simple is not None:
             return simple
+        read = next(a for a in args if a.kind != "number")
+        if self._repeats(read) and all(a.kind == "number" or _how(a) == _how(read) for a in args):
+            # What is the same for many elements is computed once, and then read for each of them.
+            once = self.apply(kind, *(a if a.kind == "number" else a.args[0] for a in args))
+            return self.read(once, read.detail, read.shape)
         shape: list[Size] = []
         for a in args:
             own = list(a.shape)
@@ -284,6 +289,15 @@ class Tape:
             pairs = zip([1] * (width - len(shape)) + shape, [1] * (width - len(own)) + own)  # noqa: B905
             shape = [v if u == 1 else u if v == 1 else self._equal(u, v) for u, v in pairs]
         return self._record(kind, [self.spread(a, tuple(shape)) for a in args], shape)
+
+    def _repeats(self, node: Node) -> bool:
+        """Whether a node reads all of an array, some elements several times."""
+        return node.kind == "read" and all(
+            isinstance(place, Listed)
+            or self.size(size) == 1
+            or (isinstance(place, Loop) and self.size(node.shape[place.axis]) == self.size(size))
+            for place, size in zip(node.detail, node.args[0].shape, strict=True)
+        )
 
     def _simplified(self, kind: str, args: Sequence[Node]) -> Node | None:
         first, second = args[0], args[-1]
@@ -377,7 +391,7 @@ class Tape:
             for arg, part in zip(node.args, self._passed_on(node, slope), strict=True):
                 if arg in moving and part is not None:
                     found.setdefault(arg, []).append(part)
-        return [self._collected(u, found[u]) for u in unknowns]
+        return [self._collected(u, found.get(u, [])) for u in unknowns]
 
     def _collected(self, node: Node, parts: Sequence[tuple[Node, Places]]) -> Node:
         own: Node = self.number(0.0)
@@ -416,6 +430,11 @@ class Tape:
             for here in [_here(node.shape)]
             for by in _SLOPES[node.kind](node, *node.args)
         ]
+
+
+def _how(node: Node) -> tuple[Any, ...]:
+    """Return what distinguishes reads, apart from the array that is read."""
+    return node.kind, node.detail, node.shape, [a.shape for a in node.args]
 
 
 def _here(shape: Sequence[Size]) -> Places:

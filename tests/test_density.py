@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tunecast.models import density
+from tunecast.models import density, machine
 from tunecast.models.density import DensityError, compiled_density, inputs, value_and_gradient
 from tunecast.models.hierarchy import build, log_density, simulate_prior, starting_point
 from tunecast.models.inference import question_of
 from tunecast.models.layout import Layout, lay_out
-from tunecast.models.priors import WEAK, get_priors
+from tunecast.models.priors import WEAK, PriorTable, get_priors
 
 
 def laid(runs: pd.DataFrame, law: str = "rectified") -> Layout:
@@ -44,36 +44,55 @@ def test_chains_start_apart_where_the_density_is_finite(ladder: pd.DataFrame) ->
     assert all(np.array_equal(a[name], again[name]) for name in a)
 
 
-@pytest.fixture
-def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    def forbid() -> None:
-        def graph(*unused: Any) -> Any:
-            raise AssertionError("compiled anew")
+def forbid_compiling(patch: pytest.MonkeyPatch) -> None:
+    def refuse(text: str) -> bytes:
+        raise AssertionError("compiled anew")
 
-        monkeypatch.setattr(density, "_graph", graph)
+    patch.setattr(machine, "compiled", refuse)
 
-    return forbid
+
+def check(layout: Layout, priors: PriorTable, seed: int) -> None:
+    """Compare value and slopes in every direction with the density in NumPy."""
+    model, taken = compiled_density(layout, priors), inputs(layout, priors)
+    x = model.initial_point_func(seed)
+    value, gradient = value_and_gradient(model, x)
+    assert value == pytest.approx(log_density(layout, priors, taken.named(x)), rel=1e-11)
+    step = 1e-5 * np.eye(len(x))
+    up, down = (
+        np.array([log_density(layout, priors, taken.named(x + s)) for s in side])
+        for side in (step, -step)
+    )
+    scale = 1 + np.abs(gradient).max()
+    np.testing.assert_allclose(gradient, (up - down) / 2e-5, rtol=1e-4, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("law", ["power", "additive", "rectified"])
+def test_value_and_slopes_are_those_of_numpy(ladder: pd.DataFrame, law: str) -> None:
+    check(laid(ladder, law), WEAK, 3)
+
+
+def test_the_same_without_cell_columns_and_with_a_curve_for_each_base_model(
+    ladder: pd.DataFrame,
+) -> None:
+    one = ladder[(ladder["task"] == ladder["task"].iloc[0]) & (ladder["method"] == "lora")]
+    layout = lay_out(one.reset_index(drop=True), question_of(one, law="multiplicative", cell=()))
+    assert layout.one_curve_per_base_model and not layout.columns
+    check(layout, WEAK, 3)
 
 
 def test_one_code_serves_tables_of_a_structure(
-    ladder: pd.DataFrame, no_compiler: Callable[[], None]
+    ladder: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fewer curves, rows and base models, other losses and priors: value and slopes are right."""
     compiled_density(laid(ladder), WEAK)
-    no_compiler()
+    forbid_compiling(monkeypatch)
     smaller = ladder[ladder["base_model"] != ladder["base_model"].iloc[0]]
     smaller = smaller.assign(loss=smaller["loss"] * 1.1).iloc[1:]
-    rng = np.random.default_rng(4)
-    for layout, priors in ((laid(smaller), WEAK), (laid(ladder), get_priors("zhang2024"))):
-        model, taken = compiled_density(layout, priors), inputs(layout, priors)
-        x = model.initial_point_func(9)
-        value, gradient = value_and_gradient(model, x)
-        assert value == pytest.approx(log_density(layout, priors, taken.named(x)), rel=1e-10)
-        for _ in range(3):
-            step = 1e-6 * rng.standard_normal(len(x))
-            up, down = (log_density(layout, priors, taken.named(x + s)) for s in (step, -step))
-            assert float(gradient @ step) == pytest.approx((up - down) / 2, rel=1e-3, abs=1e-6)
-    with pytest.raises(AssertionError, match="compiled anew"):  # the control: another structure
+    check(laid(smaller), WEAK, 9)
+    check(laid(ladder), get_priors("zhang2024"), 9)
+    monkeypatch.setattr(machine, "_LOADED", {})
+    monkeypatch.setenv("TUNECAST_CACHE", "/dev/null")
+    with pytest.raises(AssertionError, match="compiled anew"):  # the control: nothing kept
         compiled_density(laid(ladder, "power"), WEAK)
 
 
@@ -81,7 +100,7 @@ def test_code_that_computes_something_else_is_noticed(ladder: pd.DataFrame) -> N
     layout = laid(ladder)
     model, taken = compiled_density(layout, WEAK), inputs(layout, WEAK)
     assert density._fault(model, layout, WEAK, taken) is None
-    other = layout.with_losses(np.exp(layout.log_loss) * 1.01)
+    other = replace(layout, log_loss=layout.log_loss + 0.01)
     assert "log density is" in str(density._fault(model, other, WEAK, taken))
     right = density.value_and_gradient
 
@@ -94,84 +113,81 @@ def test_code_that_computes_something_else_is_noticed(ladder: pd.DataFrame) -> N
         assert "gradient" in str(density._fault(model, layout, WEAK, taken))
 
 
+def test_numbers_of_another_shape_are_refused(ladder: pd.DataFrame) -> None:
+    layout = laid(ladder)
+    taken, recording = inputs(layout, WEAK), density.record(layout, WEAK)
+    density._numbers(recording, taken)
+    short = {**taken.numbers, "given log_u": taken.numbers["given log_u"][1:]}
+    with pytest.raises(DensityError, match="'given log_u' has the size"):
+        density._numbers(recording, replace(taken, numbers=short))
+
+
 # ------------------------------------------------------------------ how code is kept
 
 
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[int]]:
-    """A density that compiles at once; counts how often it did. Its check is switched off."""
-    import numba
+def compilations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Counts what is compiled, with an empty folder to keep it in."""
+    times: list[str] = []
+    right = machine.compiled
 
-    times: list[int] = []
-
-    def graph(*unused: Any) -> Any:
-        times.append(1)
-
-        @numba.njit
-        def half_square(x, *numbers):  # type: ignore[no-untyped-def]
-            return -0.5 * (x * x).sum(), -x
-
-        return half_square
+    def counted(text: str) -> bytes:
+        times.append(text)
+        return right(text)
 
     monkeypatch.setenv("TUNECAST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(density, "_LOADED", {})
-    monkeypatch.setattr(density, "_graph", graph)
-    monkeypatch.setattr(density, "_fault", lambda *unused: None)
-    yield times
-
-
-def half_square(layout: Layout) -> None:
-    value, gradient = value_and_gradient(
-        compiled_density(layout, WEAK), np.full(inputs(layout, WEAK).size, 2.0)
-    )
-    assert value == pytest.approx(-2.0 * len(gradient))
-    assert (gradient == -2).all()
+    monkeypatch.setattr(machine, "_LOADED", {})
+    monkeypatch.setattr(machine, "compiled", counted)
+    return times
 
 
 def test_code_is_kept_in_memory_and_on_disk(
-    toy: list[int], ladder: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    compilations: list[str], ladder: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout = laid(ladder)
-    half_square(layout)
-    half_square(layout)
-    assert len(toy) == 1
-    monkeypatch.setattr(density, "_LOADED", {})  # as another process finds it
-    half_square(layout)
-    assert len(toy) == 1
+    layout = laid(ladder, "power")
+    compiled_density(layout, WEAK)
+    compiled_density(layout, WEAK)
+    assert len(compilations) == 1
+    monkeypatch.setattr(machine, "_LOADED", {})  # as another process finds it
+    check(layout, WEAK, 1)
+    assert len(compilations) == 1
 
 
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.999])
 def test_code_cut_short_on_disk_is_made_anew(
-    toy: list[int], ladder: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    compilations: list[str],
+    ladder: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    part: float,
 ) -> None:
-    layout = laid(ladder)
-    half_square(layout)
-    files = list((tmp_path / "cache").rglob("*.nbc"))
-    assert files
-    for file in files:
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    monkeypatch.setattr(density, "_LOADED", {})
-    half_square(layout)
-    assert len(toy) == 2
+    layout = laid(ladder, "power")
+    compiled_density(layout, WEAK)
+    (file,) = (tmp_path / "cache").rglob("*.o")
+    file.write_bytes(file.read_bytes()[: int(part * file.stat().st_size)])
+    monkeypatch.setattr(machine, "_LOADED", {})
+    check(layout, WEAK, 1)
+    assert len(compilations) == 2
 
 
 def test_without_a_place_on_disk_code_serves_the_process(
-    toy: list[int], ladder: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    compilations: list[str], ladder: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("TUNECAST_CACHE", str(tmp_path / "file"))
-    half_square(laid(ladder))
-    half_square(laid(ladder))
-    assert len(toy) == 1
+    for _ in range(2):
+        compiled_density(laid(ladder, "power"), WEAK)
+    assert len(compilations) == 1
 
 
 def test_wrong_code_is_made_anew_once_and_then_refused(
-    toy: list[int], ladder: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    compilations: list[str], ladder: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout = laid(ladder)
+    layout = laid(ladder, "power")
     faults = iter(["stale", None])
     monkeypatch.setattr(density, "_fault", lambda *unused: next(faults))
-    half_square(layout)
-    assert len(toy) == 2
+    compiled_density(layout, WEAK)
+    assert len(compilations) == 2
     monkeypatch.setattr(density, "_fault", lambda *unused: "the compiled log density is 1")
     with pytest.raises(DensityError, match="is 1"):
         compiled_density(layout, WEAK)

@@ -18,7 +18,7 @@ from tunecast.models.published import PRINTED
 def with_losses(fit: Fit, loss: np.ndarray) -> Fit:
     """Return the fit with other losses, its draws as they are."""
     (member,) = fit.members
-    layout = member.layout.with_losses(loss)
+    layout = replace(member.layout, log_loss=np.log(loss))
     changed = Member(layout, member.priors, member.posterior, 1.0)
     return replace(fit, members=(changed,), runs=fit.runs.assign(loss=loss))
 
