@@ -125,22 +125,21 @@ def _read(path: Path) -> Any:
 def _speed(found: Mapping[str, Any]) -> str:
     """Wall time of commands, and effective draws a second against other coordinates."""
     ran = found["commands"]
-    heads = ("command", "seconds, first time", "later", "R-hat", "divergences")
+    heads = ("command", "seconds", "R-hat", "divergences")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in ("ladder", "rectified_ft"):
         fit = ran[name]
         lines.append(
-            f"| `tunecast fit`, {fit['runs']} runs (`{name}`) | {fit['first']:.0f} "
+            f"| `tunecast fit`, {fit['runs']} runs (`{name}`) "
             f"| {fit['seconds']:.0f} | {fit['rhat_max']:.3f} | {fit['divergences']} |"
         )
-    lines.append(f"| `tunecast forecast` | | {ran['forecast']:.1f} | | |")
-    lines.append(f"| `tunecast --help` | | {ran['help']:.1f} | | |")
+    lines.append(f"| `tunecast forecast` | {ran['forecast']:.1f} | | |")
+    lines.append(f"| `tunecast --help` | {ran['help']:.1f} | | |")
     ratio = found["sampling"]["plain, pymc"]["shared_ratio"]
     told = (
-        f"On {found['cores']} cores. The first time a model of its kind (law, factors, columns of "
-        f"the cells) is compiled; the machine code is kept in `$TUNECAST_CACHE` and serves every "
-        f"later table. Against the plain non-centred parametrisation under `pm.sample`, the "
-        f"smallest effective sample size a second is {ratio:.0f} times as large."
+        f"On {found['cores']} cores, start-up and compilation included. Against the plain "
+        f"non-centred parametrisation under `pm.sample`, the smallest effective sample size a "
+        f"second is {ratio:.0f} times as large."
     )
     return "\n".join([*lines, "", told, ""])
 

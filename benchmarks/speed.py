@@ -2,12 +2,12 @@
 
     python benchmarks/speed.py --out benchmarks/results/speed.json
 
-Wall time of the command line, each in a process of its own: `fit` to the saved file on the embedded
-ladder and on rectified_ft up to 25,600 examples, each twice: first as on a machine where the model
-was never compiled, then with its code kept; `forecast` from the saved fit, `--help`. Then the
-effective sample size of the worst unknown per second of sampling (compilation apart), on the second
-table, against the plain non-centred parametrisation of plain.py: with pm.sample as PyMC ships it,
-and with the sampler that tunecast uses, which leaves the coordinates as the only difference.
+Wall time of the command line, each in a process of its own: `fit` to the saved file, compilation
+included, on the embedded ladder and on rectified_ft up to 25,600 examples, `forecast` from the
+saved fit, `--help`. Then the effective sample size of the worst unknown per second of sampling
+(compilation apart), on the second table, against the plain non-centred parametrisation of plain.py:
+with pm.sample as PyMC ships it, and with the sampler that tunecast uses, which leaves the
+coordinates (and the density's own compiler) as the only difference.
 tunecast's seconds include its diagnostics. Where the plain chains do not find one another (R-hat
 far above 1), their effective size is about one for each chain however long they run, and the ratio
 grows with --plain-draws: it is then a lower bound. With --families both sample those alone.
@@ -47,15 +47,11 @@ WHERE = "finetune_examples > 0 and finetune_examples <= 25600"
 SEED = 0
 
 
-def tunecast(*arguments: str, compiled: Path) -> float:
-    """Return the wall time of one command, in seconds; 3 (not converged, but saved) is let by.
-
-    ``compiled`` is where compiled code is kept.
-    """
-    kept = {"PYTENSOR_FLAGS": f"base_compiledir={compiled}", "TUNECAST_CACHE": str(compiled)}
+def tunecast(*arguments: str) -> float:
+    """Return the wall time of one command, in seconds; 3 (not converged, but saved) is let by."""
     command = [sys.executable, "-m", "tunecast.analysis.cli", *arguments]
     started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **kept})
+    done = subprocess.run(command, capture_output=True, text=True)
     seconds = time.perf_counter() - started
     if done.returncode not in (0, 3):
         raise RuntimeError(f"tunecast {' '.join(arguments)} failed: {done.stderr}")
@@ -63,31 +59,24 @@ def tunecast(*arguments: str, compiled: Path) -> float:
 
 
 def commands(folder: Path) -> dict[str, Any]:
-    """Return wall times of fits, a forecast and the help, with the fits' diagnostics.
-
-    Each fit runs twice: before its model was ever compiled, and afterwards.
-    """
+    """Return wall times of fits, a forecast and the help, with the fits' diagnostics."""
     table, ladder, large = folder / "runs.csv", folder / "ladder.nc", folder / "large.nc"
     rectified_ft().to_csv(table, index=False)
     found: dict[str, Any] = {}
-    compiled = folder / "compiled"
     fits: Mapping[str, tuple[Path, tuple[str, ...]]] = {
         "ladder": (ladder, ("ladder",)),
         "rectified_ft": (large, (str(table), "--where", WHERE)),
     }
     for name, (out, arguments) in fits.items():
-        first, seconds = (
-            tunecast("fit", *arguments, "-o", str(out), "--allow-unconverged", compiled=compiled)
-            for _ in range(2)
-        )
+        seconds = tunecast("fit", *arguments, "-o", str(out), "--allow-unconverged")
         fit = load_fit(out)
         about = asdict(fit.diagnostics) | {"converged": fit.diagnostics.converged}
-        found[name] = {"seconds": seconds, "first": first, "runs": len(fit.runs), **about}
-        print(f"fit {name}: {first:.1f} s, then {seconds:.1f} s, {about}", flush=True)
+        found[name] = {"seconds": seconds, "runs": len(fit.runs), **about}
+        print(f"fit {name}: {seconds:.1f} s, {about}", flush=True)
     target = ("--task", load_fit(ladder).runs["task"].iloc[0], "--method", "lora")
     size = ("--model-size", "1e9", "--examples", "1e5", "-o", str(folder / "forecast.csv"))
-    found["forecast"] = tunecast("forecast", str(ladder), *target, *size, compiled=compiled)
-    found["help"] = tunecast("--help", compiled=compiled)
+    found["forecast"] = tunecast("forecast", str(ladder), *target, *size)
+    found["help"] = tunecast("--help")
     print(f"forecast {found['forecast']:.2f} s, --help {found['help']:.2f} s", flush=True)
     return found
 
@@ -125,7 +114,7 @@ def per_second(
 
 def ours(layout: Layout, draws: int, tune: int) -> dict[str, Any]:
     """Sample tunecast's coordinates."""
-    compiled_density(layout, WEAK)  # kept, so that what is timed is sampling
+    compiled_density(layout, WEAK)  # so that what is timed is sampling
     started = time.perf_counter()
     posterior, diagnostics = sample(layout, WEAK, retry=False, draws=draws, tune=tune, seed=SEED)
     seconds = time.perf_counter() - started

@@ -1,13 +1,12 @@
 """The posterior's log density and gradient as machine code, for the sampler.
 
-`tunecast.models.hierarchy` is recorded once (`tunecast.models.tape`), differentiated, and made into
-machine code (`tunecast.models.machine`). Every number of table and priors is an input of that code,
-so it depends on the model's structure alone (law, factors, cell columns), is made for the first
-table of a structure and serves all others, in later processes too.
+`tunecast.models.hierarchy` is recorded (`tunecast.models.tape`), differentiated, written as a
+program (`tunecast.models.program`) and compiled (`tunecast.models.machine`). Every number of table
+and priors is an input of the code, so it depends on the model's structure alone (law, factors, cell
+columns) and serves all tables of a structure in a process.
 
-Code must not be trusted blindly, least of all code from a disk. Whenever it is taken up, its value
-and its slope in one direction are compared with `tunecast.models.hierarchy.log_density` at a
-starting point.
+Code of our own making is not trusted blindly. For each table, its value and its slope in one
+direction are compared with `tunecast.models.hierarchy.log_density` at a starting point.
 """
 
 from __future__ import annotations
@@ -174,7 +173,7 @@ def compiled_density(layout: Layout, priors: PriorTable) -> Any:
     ImportError
         Where nutpie is missing.
     DensityError
-        When freshly compiled code fails its check, which is a defect.
+        When the code fails its check, which is a defect.
     """
     from nutpie.compile_pymc import CompiledPyMCModel
 
@@ -184,32 +183,26 @@ def compiled_density(layout: Layout, priors: PriorTable) -> Any:
     def start(seed: int) -> np.ndarray:
         return taken.flat(starting_point(layout, priors, seed))
 
-    def make(fresh: bool) -> Any:
-        code = machine.code(recording.program.text, fresh)
-        return CompiledPyMCModel(
-            dims={},
-            compiled_logp_func=_Function(code.density, code),  # type: ignore[arg-type]
-            compiled_expand_func=_Function(code.identity, code),  # type: ignore[arg-type]
-            initial_point_func=start,
-            shared_data=held,
-            shared_var_keys={},
-            user_data=numbers,
-            n_expanded=taken.size,
-            shape_info=(list(taken.shapes), taken.slices, list(taken.shapes.values())),
-            logp_func=None,
-            expand_func=None,
-            _n_dim=taken.size,
-            _shapes=dict(taken.shapes),
-            _coords={},
-        )
-
-    model = make(fresh=False)
+    code = machine.code(recording.program.text)
+    model = CompiledPyMCModel(
+        dims={},
+        compiled_logp_func=_Function(code.density, code),  # type: ignore[arg-type]
+        compiled_expand_func=_Function(code.identity, code),  # type: ignore[arg-type]
+        initial_point_func=start,
+        shared_data=held,
+        shared_var_keys={},
+        user_data=numbers,
+        n_expanded=taken.size,
+        shape_info=(list(taken.shapes), taken.slices, list(taken.shapes.values())),
+        logp_func=None,
+        expand_func=None,
+        _n_dim=taken.size,
+        _shapes=dict(taken.shapes),
+        _coords={},
+    )
     fault = _fault(model, layout, priors, taken)
     if fault:
-        model = make(fresh=True)
-        fault = _fault(model, layout, priors, taken)
-        if fault:
-            raise DensityError(fault)
+        raise DensityError(fault)
     return model
 
 

@@ -23,7 +23,7 @@ class Program:
     ----------
     text : str
         LLVM's intermediate language. The function ``density(dim, x, gradient, value, numbers)``
-        returns 0, or 3 or 4 where gradient or value are not finite.
+        returns 0, or 1 without memory, 3 or 4 where gradient or value are not finite.
     inputs : tuple of str
         Arrays of which ``numbers`` has the addresses, first.
     unknowns : tuple of str
@@ -349,6 +349,11 @@ class _Writer:
             starts.append(end)
             end = self._plus(end, self._elements(self.tape.sizes(node)))
         block = self._new(f"call ptr @malloc(i64 {self._times(end, '8')})")
+        nothing = self._new(f"icmp eq ptr {block}, null")
+        self.lines.append(f"  br i1 {nothing}, label %failed, label %begin")
+        self._begin("failed")
+        self.lines.append("  ret i64 1")
+        self._begin("begin")
         for node, start in zip((*sums, *stored), starts, strict=True):
             self._point(node, block, start)
         self.lines += [

@@ -1,9 +1,8 @@
-"""Machine code for the log density: what it computes, for whom it serves, and how it is kept."""
+"""Machine code for the log density: what it computes, and for whom it serves."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,13 +43,6 @@ def test_chains_start_apart_where_the_density_is_finite(ladder: pd.DataFrame) ->
     assert all(np.array_equal(a[name], again[name]) for name in a)
 
 
-def forbid_compiling(patch: pytest.MonkeyPatch) -> None:
-    def refuse(text: str) -> bytes:
-        raise AssertionError("compiled anew")
-
-    patch.setattr(machine, "compiled", refuse)
-
-
 def check(layout: Layout, priors: PriorTable, seed: int) -> None:
     """Compare value and slopes in every direction with the density in NumPy."""
     model, taken = compiled_density(layout, priors), inputs(layout, priors)
@@ -80,20 +72,17 @@ def test_the_same_without_cell_columns_and_with_a_curve_for_each_base_model(
     check(layout, WEAK, 3)
 
 
-def test_one_code_serves_tables_of_a_structure(
-    ladder: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_code_serves_tables_of_a_structure(ladder: pd.DataFrame) -> None:
     """Fewer curves, rows and base models, other losses and priors: value and slopes are right."""
+    machine.code.cache_clear()
     compiled_density(laid(ladder), WEAK)
-    forbid_compiling(monkeypatch)
     smaller = ladder[ladder["base_model"] != ladder["base_model"].iloc[0]]
     smaller = smaller.assign(loss=smaller["loss"] * 1.1).iloc[1:]
     check(laid(smaller), WEAK, 9)
     check(laid(ladder), get_priors("zhang2024"), 9)
-    monkeypatch.setattr(machine, "_LOADED", {})
-    monkeypatch.setenv("TUNECAST_CACHE", "/dev/null")
-    with pytest.raises(AssertionError, match="compiled anew"):  # the control: nothing kept
-        compiled_density(laid(ladder, "power"), WEAK)
+    assert machine.code.cache_info().misses == 1
+    compiled_density(laid(ladder, "power"), WEAK)
+    assert machine.code.cache_info().misses == 2  # the control: another structure
 
 
 def test_code_that_computes_something_else_is_noticed(ladder: pd.DataFrame) -> None:
@@ -122,72 +111,9 @@ def test_numbers_of_another_shape_are_refused(ladder: pd.DataFrame) -> None:
         density._numbers(recording, replace(taken, numbers=short))
 
 
-# ------------------------------------------------------------------ how code is kept
-
-
-@pytest.fixture
-def compilations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """Counts what is compiled, with an empty folder to keep it in."""
-    times: list[str] = []
-    right = machine.compiled
-
-    def counted(text: str) -> bytes:
-        times.append(text)
-        return right(text)
-
-    monkeypatch.setenv("TUNECAST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(machine, "_LOADED", {})
-    monkeypatch.setattr(machine, "compiled", counted)
-    return times
-
-
-def test_code_is_kept_in_memory_and_on_disk(
-    compilations: list[str], ladder: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+def test_a_density_that_fails_its_check_is_refused(
+    ladder: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layout = laid(ladder, "power")
-    compiled_density(layout, WEAK)
-    compiled_density(layout, WEAK)
-    assert len(compilations) == 1
-    monkeypatch.setattr(machine, "_LOADED", {})  # as another process finds it
-    check(layout, WEAK, 1)
-    assert len(compilations) == 1
-
-
-@pytest.mark.parametrize("part", [0.0, 0.5, 0.999])
-def test_code_cut_short_on_disk_is_made_anew(
-    compilations: list[str],
-    ladder: pd.DataFrame,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    part: float,
-) -> None:
-    layout = laid(ladder, "power")
-    compiled_density(layout, WEAK)
-    (file,) = (tmp_path / "cache").rglob("*.o")
-    file.write_bytes(file.read_bytes()[: int(part * file.stat().st_size)])
-    monkeypatch.setattr(machine, "_LOADED", {})
-    check(layout, WEAK, 1)
-    assert len(compilations) == 2
-
-
-def test_without_a_place_on_disk_code_serves_the_process(
-    compilations: list[str], ladder: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv("TUNECAST_CACHE", str(tmp_path / "file"))
-    for _ in range(2):
-        compiled_density(laid(ladder, "power"), WEAK)
-    assert len(compilations) == 1
-
-
-def test_wrong_code_is_made_anew_once_and_then_refused(
-    compilations: list[str], ladder: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layout = laid(ladder, "power")
-    faults = iter(["stale", None])
-    monkeypatch.setattr(density, "_fault", lambda *unused: next(faults))
-    compiled_density(layout, WEAK)
-    assert len(compilations) == 2
     monkeypatch.setattr(density, "_fault", lambda *unused: "the compiled log density is 1")
     with pytest.raises(DensityError, match="is 1"):
-        compiled_density(layout, WEAK)
+        compiled_density(laid(ladder), WEAK)

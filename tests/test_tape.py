@@ -65,7 +65,7 @@ def run(f: Callable[..., Any], v: np.ndarray, m: np.ndarray) -> tuple[float, np.
         [given[i].ctypes.data for i in program.inputs] + [offsets[u] for u in program.unknowns]
         + [sizes[s] for s in program.sizes], dtype=np.int64,
     )  # fmt: skip
-    code = machine._loaded(machine.compiled(program.text))
+    code = machine.code(program.text)
     x = np.concatenate([v, m.ravel()])
     gradient, value = np.full(9, np.nan), np.full(1, np.nan)
     double = ctypes.POINTER(ctypes.c_double)
