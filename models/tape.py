@@ -409,7 +409,7 @@ class Tape:
 
     def filled(self, value: Node, shape: tuple[Size, ...]) -> Node:
         """Return an array of a shape also where the value is a number."""
-        if value.kind != "number" or not shape:
+        if value.kind != "number":
             return value
         return self._record("read", (value,), shape, ())
 

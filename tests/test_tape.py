@@ -30,47 +30,54 @@ class Arrays:
         return np.logaddexp(0, x)
 
 
-# Each takes the namespace, a vector of three, a matrix (2, 3) and two arrays of places.
+# Each takes the namespace, a vector of three, a matrix (2, 3), two arrays of places and a scalar.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "arithmetic": lambda xp, v, m, p, t: 2 - v / m + (-m) * 3 / (v + 1) - m**2 + 1 / v - v**-1,
-    "powers": lambda xp, v, m, p, t: v**1.5 + v**m,
-    "elementary": lambda xp, v, m, p, t: xp.exp(-v) * xp.log(m) + xp.sqrt(v) * xp.softplus(m - 1),
-    "softplus far out": lambda xp, v, m, p, t: xp.softplus(800 * v) + xp.softplus(-800 * m),
-    "clip": lambda xp, v, m, p, t: xp.clip(v * m, 0.6, 1.4),
-    "gather": lambda xp, v, m, p, t: xp.exp(v)[..., p] * m[..., p],
-    "gather by a table": lambda xp, v, m, p, t: (m[..., t] * v[t]).sum(axis=-1),
-    "parts": lambda xp, v, m, p, t: m[0] * m[..., 1, :] + v[2],
-    "slices": lambda xp, v, m, p, t: m[..., :1, :] * v + v[1] * m[:, 2][..., None],
-    "new axes": lambda xp, v, m, p, t: v[..., None] * m[0][None, :] + m[1],
-    "sum over an axis": lambda xp, v, m, p, t: (v * m).sum(axis=-1)[..., None] * v,
-    "product": lambda xp, v, m, p, t: m[:, 0] @ m,
-    "concatenation": lambda xp, v, m, p, t: xp.concatenate([m[..., :1, :], v[None, :], m], -2) ** 2,
-    "log of the gamma function": lambda xp, v, m, p, t: xp.log_gamma(v) - xp.log_gamma(30 * m),
-    "constants": lambda xp, v, m, p, t: np.arange(3.0) * v + np.ones(3) * m,
-    "nothing but one unknown": lambda xp, v, m, p, t: v,
+    "arithmetic": lambda xp, v, m, p, t, s: 2 - v / m + (-m) * 3 / (v + 1) - m**2 + 1 / v - v**-1,
+    "powers": lambda xp, v, m, p, t, s: v**1.5 + v**m,
+    "elementary": lambda xp, v, m, p, t, s: (
+        xp.exp(-v) * xp.log(m) + xp.sqrt(v) * xp.softplus(m - 1)
+    ),
+    "softplus far out": lambda xp, v, m, p, t, s: xp.softplus(800 * v) + xp.softplus(-800 * m),
+    "clip": lambda xp, v, m, p, t, s: xp.clip(v * m, 0.6, 1.4),
+    "gather": lambda xp, v, m, p, t, s: xp.exp(v)[..., p] * m[..., p],
+    "gather by a table": lambda xp, v, m, p, t, s: (m[..., t] * v[t]).sum(axis=-1),
+    "parts": lambda xp, v, m, p, t, s: m[0] * m[..., 1, :] + v[2],
+    "slices": lambda xp, v, m, p, t, s: m[..., :1, :] * v + v[1] * m[:, 2][..., None],
+    "new axes": lambda xp, v, m, p, t, s: v[..., None] * m[0][None, :] + m[1],
+    "sum over an axis": lambda xp, v, m, p, t, s: (v * m).sum(axis=-1)[..., None] * v,
+    "product": lambda xp, v, m, p, t, s: m[:, 0] @ m,
+    "concatenation": lambda xp, v, m, p, t, s: (
+        xp.concatenate([m[..., :1, :], v[None, :], m], -2) ** 2
+    ),
+    "log of the gamma function": lambda xp, v, m, p, t, s: xp.log_gamma(v) - xp.log_gamma(30 * m),
+    "constants": lambda xp, v, m, p, t, s: np.arange(3.0) * v + np.ones(3) * m,
+    "a scalar": lambda xp, v, m, p, t, s: s * v + xp.exp(s),
+    "unknowns of constant slope": lambda xp, v, m, p, t, s: 2 * s + v,
 }
 
 
-def run(f: Callable[..., Any], v: np.ndarray, m: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the sum of a function's elements and its gradient, computed by compiled code."""
+def run(f: Callable[..., Any], x: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the sum of a function's elements and its gradient, computed by compiled code.
+
+    ``x`` holds the vector, the matrix and the scalar.
+    """
     tape = Tape()
-    unknowns = [tape.input("v", ("n",)), tape.input("m", (2, "n"))]
+    unknowns = [tape.input("v", ("n",)), tape.input("m", (2, "n")), tape.input("s", ())]
     listed = [tape.input("p", ("k",)), tape.input("t", ("n", 2))]
-    total = f(tape, *unknowns, *listed).sum()
+    total = f(tape, *unknowns[:2], *listed, unknowns[2]).sum()
     program = write(tape, total, unknowns, {"p", "t"})
     given = {"p": PLACES, "t": TABLE, **tape.arrays}
     sizes = {"n": 3, "k": 4}
-    offsets = {"v": 0, "m": 3}
+    offsets = {"v": 0, "m": 3, "s": 9}
     numbers = np.array(
         [given[i].ctypes.data for i in program.inputs] + [offsets[u] for u in program.unknowns]
         + [sizes[s] for s in program.sizes], dtype=np.int64,
     )  # fmt: skip
     code = machine.code(program.text)
-    x = np.concatenate([v, m.ravel()])
-    gradient, value = np.full(9, np.nan), np.full(1, np.nan)
+    gradient, value = np.full(10, np.nan), np.full(1, np.nan)
     double = ctypes.POINTER(ctypes.c_double)
     failed = machine.SIGNATURE(code.density)(
-        9, x.ctypes.data_as(double), gradient.ctypes.data_as(double),
+        10, x.ctypes.data_as(double), gradient.ctypes.data_as(double),
         value.ctypes.data_as(double), numbers.ctypes.data,
     )  # fmt: skip
     assert failed == 0
@@ -81,25 +88,24 @@ def run(f: Callable[..., Any], v: np.ndarray, m: np.ndarray) -> tuple[float, np.
 def test_values_and_gradients_are_those_of_numpy(name: str) -> None:
     f = FUNCTIONS[name]
     rng = np.random.default_rng(3)
-    v, m = rng.uniform(0.5, 1.5, 3), rng.uniform(0.5, 1.5, (2, 3))
+    x = rng.uniform(0.5, 1.5, 10)
 
     def truth(x: np.ndarray) -> float:
-        return float(np.sum(f(Arrays, x[:3], x[3:].reshape(2, 3), PLACES, TABLE)))
+        return float(np.sum(f(Arrays, x[:3], x[3:9].reshape(2, 3), PLACES, TABLE, x[9])))
 
-    x = np.concatenate([v, m.ravel()])
-    value, gradient = run(f, v, m)
+    value, gradient = run(f, x)
     assert value == pytest.approx(truth(x), rel=1e-12)
-    step = 1e-6 * np.eye(9)
+    step = 1e-6 * np.eye(10)
     measured = [(truth(x + s) - truth(x - s)) / 2e-6 for s in step]
     np.testing.assert_allclose(gradient, measured, rtol=1e-6, atol=1e-6)
     # The control: the slopes of a function that differs by a hundredth are told apart.
-    other, _ = run(lambda *a: 1.01 * f(*a), v, m)
+    other, _ = run(lambda *a: 1.01 * f(*a), x)
     assert other != pytest.approx(truth(x), rel=1e-3)
 
 
 def test_values_that_are_not_finite_are_reported() -> None:
     with pytest.raises(AssertionError):
-        run(lambda xp, v, m, p, t: xp.log(v - 100), np.ones(3), np.ones((2, 3)))
+        run(lambda xp, v, m, p, t, s: xp.log(v - 100), np.ones(10))
 
 
 def test_what_is_computed_twice_is_recorded_once() -> None:
