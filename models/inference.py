@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tunecast.models.density import compiled_density
 from tunecast.models.fits import Diagnostics, Fit, Member, UnconvergedError
 from tunecast.models.hierarchy import build
 from tunecast.models.laws import get_law
@@ -214,9 +213,9 @@ def _model(layout: Layout, priors: Any) -> Any:
         import nutpie  # noqa: F401
     except ImportError:
         return build(layout, priors)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # compiler chatter that a user can do nothing about
-        return compiled_density(layout, priors)
+    from tunecast.models.density import compiled_density  # LLVM takes a while to import
+
+    return compiled_density(layout, priors)
 
 
 def _sample_once(

@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.special import digamma, gammaln, ndtri, softmax
+import scipy  # its parts are imported when they are used, which keeps start-up short
 
 from tunecast.models.predict import spread_out
 
@@ -135,7 +135,7 @@ def normal_scores(values: Array) -> Array:
     n = len(values)
     # A column without spread has no ranks to speak of.
     spread = values.max(axis=0) > values.min(axis=0)
-    return np.where(spread, ndtri((order + 0.5) / n), 0.0)
+    return np.where(spread, scipy.special.ndtri((order + 0.5) / n), 0.0)
 
 
 def log_student(residual: Array, scale: Array, df: Array) -> Array:
@@ -143,7 +143,11 @@ def log_student(residual: Array, scale: Array, df: Array) -> Array:
     infinite = np.isinf(df)
     nu = np.where(infinite, 1.0, df)
     z2 = (residual / scale) ** 2
-    constant = gammaln((nu + 1) / 2) - gammaln(nu / 2) - 0.5 * np.log(np.pi * nu)
+    constant = (
+        scipy.special.gammaln((nu + 1) / 2)
+        - scipy.special.gammaln(nu / 2)
+        - 0.5 * np.log(np.pi * nu)
+    )
     student = constant - (nu + 1) / 2 * np.log1p(z2 / nu)
     normal = -0.5 * (z2 + np.log(2 * np.pi))
     return np.where(infinite, normal, student) - np.log(scale)
@@ -442,7 +446,7 @@ class Regression:
         squares = e * e
         total = np.zeros(len(everyone))
         for block, logits in zip(self.goal.blocks, self.logits, strict=True):
-            q = softmax(logits, axis=1)[:, 1:].astype(np.float32)
+            q = scipy.special.softmax(logits, axis=1)[:, 1:].astype(np.float32)
             n = q.shape[1]
             if n == 0:
                 continue
@@ -459,7 +463,9 @@ class Regression:
 
     def right_winner(self) -> Array:
         """Return the probability that the winner named is the right one, at each target."""
-        return np.array([softmax(logits, axis=1).max(axis=1).mean() for logits in self.logits])
+        return np.array(
+            [scipy.special.softmax(logits, axis=1).max(axis=1).mean() for logits in self.logits]
+        )
 
     def regret(self) -> Array:
         """Return by how many nats the method named exceeds the best, on average, at each target.
@@ -581,17 +587,17 @@ def _unit(values: Array) -> Array:
     """
     n = len(values)
     step = max(1, n // 50)
-    score = ndtri((np.arange(n) + 0.5) / n)
+    score = scipy.special.ndtri((np.arange(n) + 0.5) / n)
     ordered = np.sort(values, axis=0)
     slope = (ordered[step:] - ordered[:-step]) / (score[step:] - score[:-step])[:, None]
     # The logarithm of a sum of spacings, which is Gamma distributed, is low by as much.
-    low = digamma(step) - np.log(step)
+    low = scipy.special.digamma(step) - np.log(step)
     return np.exp(np.log(np.maximum(slope, 1e-9)).mean(axis=0) - low)
 
 
 def _probabilities(logits: Array, winner: Array) -> tuple[Array, float]:
     """Return the probability of each winner, and the mean log likelihood of those that won."""
-    q = softmax(logits, axis=1)
+    q = scipy.special.softmax(logits, axis=1)
     # By logarithms of the shares of those that won: far from zero but where q is hopeless.
     return q, float(np.log(np.maximum(q[np.arange(len(winner)), winner], 1e-300)).mean())
 
