@@ -3,7 +3,7 @@
 `tunecast.models.hierarchy` is recorded (`tunecast.models.tape`), differentiated, written as a
 program (`tunecast.models.program`) and compiled (`tunecast.models.machine`). Every number of table
 and priors is an input of the code, so it depends on the model's structure alone (law, factors, cell
-columns) and serves all tables of a structure in a process.
+columns, whether each base model has one curve) and serves all tables of a structure in a process.
 
 Code of our own making is not trusted blindly. For each table, its value and its slope in one
 direction are compared with `tunecast.models.hierarchy.log_density` at a starting point.
@@ -35,7 +35,7 @@ from tunecast.models.program import Program, write
 from tunecast.models.tape import Node, Size, Tape
 
 STEP = 1e-6  # of the central difference that checks a gradient
-VALUE_ERROR, SLOPE_ERROR = 1e-8, 1e-3  # relative; rounding in the difference is about 1e-5
+VALUE_ERROR, SLOPE_ERROR = 1e-8, 1e-5  # relative; rounding in the difference is below 1e-8
 
 
 class DensityError(RuntimeError):
@@ -85,7 +85,7 @@ def inputs(layout: Layout, priors: PriorTable) -> Inputs:
     numbers: dict[str, np.ndarray] = {}
 
     def given(name: str, value: np.ndarray) -> np.ndarray:
-        kind = np.int32 if np.issubdtype(np.asarray(value).dtype, np.integer) else np.float64
+        kind = np.int32 if _holds_places(value) else np.float64
         numbers[_given(name)] = np.ascontiguousarray(value, dtype=kind)
         return value
 
@@ -93,6 +93,10 @@ def inputs(layout: Layout, priors: PriorTable) -> Inputs:
     given("log_loss", layout.log_loss)
     shapes = {k: v.shape for k, v in starting_point(layout, priors, 0, given).items()}
     return Inputs(shapes, numbers)
+
+
+def _holds_places(value: np.ndarray) -> bool:
+    return bool(np.issubdtype(np.asarray(value).dtype, np.integer))
 
 
 def _given(name: str) -> str:
@@ -127,7 +131,7 @@ def record(layout: Layout, priors: PriorTable) -> Recording:
     integers: set[str] = set()
 
     def given(name: str, value: np.ndarray) -> Node:
-        if np.issubdtype(np.asarray(value).dtype, np.integer):
+        if _holds_places(value):
             integers.add(_given(name))
         return tape.input(_given(name), tuple(f"{name}:{k}" for k in range(np.ndim(value))))
 

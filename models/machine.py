@@ -10,7 +10,8 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-# Functions of the C library that code may call.
+# Functions of the C library that code may call. What else a system wants (to clear memory, to grow
+# the stack), LLVM finds in the process.
 LIBRARY = ("exp", "log", "malloc", "free", "memset", "memcpy")
 _DOUBLES = ctypes.POINTER(ctypes.c_double)
 SIGNATURE = ctypes.CFUNCTYPE(
@@ -61,10 +62,8 @@ def _prepare() -> None:
 def _machine() -> Any:
     """Return a target machine of this host, a new one: an engine takes it over."""
     _prepare()
-    return llvm.Target.from_default_triple().create_target_machine(
+    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
         cpu=llvm.get_host_cpu_name(),
         features=llvm.get_host_cpu_features().flatten(),
-        opt=2,
-        codemodel="jitdefault",
         jit=True,
     )

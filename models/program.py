@@ -23,7 +23,8 @@ class Program:
     ----------
     text : str
         LLVM's intermediate language. The function ``density(dim, x, gradient, value, numbers)``
-        returns 0, or 1 without memory, 3 or 4 where gradient or value are not finite.
+        returns 0; -1 without memory, which ends a sampler; or 3 or 4 where gradient or value are
+        not finite, which it counts as a divergence.
     inputs : tuple of str
         Arrays of which ``numbers`` has the addresses, first.
     unknowns : tuple of str
@@ -212,6 +213,8 @@ class _Writer:
     def _load(self, node: Node, where: Sequence[str]) -> str:
         if node.kind == "number":
             return _literal(node.detail)
+        if node.kind == "input" and node.detail in self.integers:
+            raise ValueError(f"'{node.detail}' holds places, not numbers")
         return self._new(f"load double, ptr {self._address(node, where)}")
 
     def _computed(self, kind: str, a: Sequence[str]) -> str:
@@ -272,18 +275,12 @@ class _Writer:
         """
         self.lines, self.used = [], {}
         self._begin("entry")
-        fixed = {}
-        for step in group:  # what is the same in every round is read before the loop
-            if step.part is None and step.node.kind == "read" and _is_fixed(step.node.detail):
-                where = self._where(step.node.detail, ())
-                fixed[step.node] = self._load(step.node.args[0], where)
         counters, opened = self._loops(group[0].shape)
-        at_hand: dict[Node, str] = dict(fixed)
+        at_hand: dict[Node, str] = {}
 
         def value(node: Node) -> str:
             if node not in at_hand:
-                where = counters[len(counters) - len(node.shape) :]
-                at_hand[node] = self._load(node, where)
+                at_hand[node] = self._load(node, counters)
             return at_hand[node]
 
         for step in group:
@@ -294,9 +291,7 @@ class _Writer:
                 after = self._computed("add", [before, value(step.added)])
                 self.lines.append(f"  store double {after}, ptr {address}")
                 continue
-            if node in fixed:
-                pass
-            elif node.kind == "read":
+            if node.kind == "read":
                 at_hand[node] = self._load(node.args[0], self._where(node.detail, counters))
             else:
                 at_hand[node] = self._computed(node.kind, [value(a) for a in node.args])
@@ -329,19 +324,20 @@ class _Writer:
         self._begin("entry")
         numbers = iter(range(len(self.inputs) + len(self.unknowns) + len(self.symbols)))
 
-        def taken() -> str:
+        def take(name: str, kind: str) -> str:
             at = self._new(f"getelementptr inbounds i64, ptr %numbers, i64 {next(numbers)}")
-            return self._new(f"load i64, ptr {at}")
+            self.lines.append(f"  {name} = load {kind}, ptr {at}")
+            return name
 
         inputs = {n.detail: n for n in self.nodes if n.kind == "input"}
         for name in self.inputs:
-            self.lines.append(f"  {self._place(inputs[name])} = inttoptr i64 {taken()} to ptr")
+            take(self._place(inputs[name]), "ptr")
         offsets = []
         for unknown in self.unknowns:
-            offsets.append(taken())
+            offsets.append(take(f"%o{unknown.index}", "i64"))
             self._point(unknown, "%x", offsets[-1])
         for symbol in self.symbols:
-            self.lines.append(f"  {self._size(symbol)} = add i64 {taken()}, 0")
+            take(self._size(symbol), "i64")
         # Sums lie together at the front of the block, where one stroke makes zeros of them.
         starts, end, zeros = [], "0", "0"
         for k, node in enumerate((*sums, *stored)):
@@ -352,7 +348,7 @@ class _Writer:
         nothing = self._new(f"icmp eq ptr {block}, null")
         self.lines.append(f"  br i1 {nothing}, label %failed, label %begin")
         self._begin("failed")
-        self.lines.append("  ret i64 1")
+        self.lines.append("  ret i64 -1")
         self._begin("begin")
         for node, start in zip((*sums, *stored), starts, strict=True):
             self._point(node, block, start)
@@ -384,30 +380,8 @@ class _Writer:
                 f"i64 {size}, i1 false)"
             )
         self.lines.append(f"  call void @free(ptr {block})")
-        zero = self._computed("mul", [value, _literal(0.0)])
-        self.lines.append("  br label %check")
-        checked = self.block
-        self._begin("check")
-        self.lines += [
-            f"  %k = phi i64 [ 0, %{checked} ], [ %next, %check ]",
-            f"  %seen = phi double [ {_literal(0.0)}, %{checked} ], [ %sum, %check ]",
-            "  %where = getelementptr inbounds double, ptr %gradient, i64 %k",
-            "  %slope = load double, ptr %where",
-            f"  %nothing = fmul double %slope, {_literal(0.0)}",
-            "  %sum = fadd double %seen, %nothing",
-            "  %next = add nuw nsw i64 %k, 1",
-            "  %more = icmp slt i64 %next, %dim",
-            "  br i1 %more, label %check, label %last",
-        ]
-        self._begin("last")
-        bad_value = self._new(f"fcmp uno double {zero}, {_literal(0.0)}")
-        bad_slope = self._new(f"fcmp uno double %sum, {_literal(0.0)}")
-        code = self._new(f"select i1 {bad_value}, i64 4, i64 0")
-        self.lines.append(f"  ret i64 {self._new(f'select i1 {bad_slope}, i64 3, i64 {code}')}")
-
-
-def _is_fixed(places: Places) -> bool:
-    return all(isinstance(place, At) for place in places)
+        code = self._new(f"call i64 @fault(i64 %dim, ptr %gradient, double {value})")
+        self.lines.append(f"  ret i64 {code}")
 
 
 def _literal(number: float) -> str:
@@ -425,6 +399,28 @@ declare noalias ptr @malloc(i64)
 declare void @free(ptr)
 
 {functions}
+define internal i64 @fault(i64 %dim, ptr %gradient, double %value) {{
+entry:
+  %zero = fmul double %value, 0.0
+  br label %check
+check:
+  %k = phi i64 [ 0, %entry ], [ %next, %check ]
+  %seen = phi double [ 0.0, %entry ], [ %sum, %check ]
+  %where = getelementptr inbounds double, ptr %gradient, i64 %k
+  %slope = load double, ptr %where
+  %nothing = fmul double %slope, 0.0
+  %sum = fadd double %seen, %nothing
+  %next = add nuw nsw i64 %k, 1
+  %more = icmp slt i64 %next, %dim
+  br i1 %more, label %check, label %last
+last:
+  %bad_value = fcmp uno double %zero, 0.0
+  %bad_slope = fcmp uno double %sum, 0.0
+  %code = select i1 %bad_value, i64 4, i64 0
+  %result = select i1 %bad_slope, i64 3, i64 %code
+  ret i64 %result
+}}
+
 define i64 @density(i64 %dim, ptr %x, ptr %gradient, ptr %value, ptr %numbers) {{
 {body}
 }}

@@ -2,7 +2,7 @@
 
 `tunecast.models.hierarchy` computes with whatever it is given. Given the nodes of a `Tape` it
 leaves behind a graph of few kinds of node, small enough that the rules of reverse differentiation
-and of code generation (`tunecast.models.machine`) are one each:
+and of code generation (`tunecast.models.program`) are one each:
 
 * a number, or an input array;
 * an elementwise operation on arrays of one shape;
@@ -106,7 +106,7 @@ class Node:
     __radd__, __rmul__ = __add__, __mul__
 
     def __pow__(self, power: Any) -> Node:
-        """Return the power; of a positive number, unless the power is a small integer."""
+        """Return the power of a positive number, or of any if the power is -1, 1 or 2."""
         if isinstance(power, int | float) and power in (-1, 1, 2):
             return {-1: lambda: 1 / self, 1: lambda: self, 2: lambda: self * self}[int(power)]()
         return self.tape.exp(power * self.tape.log(self))
@@ -116,7 +116,10 @@ class Node:
         return self.tape.total([(self[:, None] * other, (Loop(1),))], other.shape[1:])
 
     def __getitem__(self, key: Any) -> Node:
-        """Return a part: integers, ``:``, ``:n``, ``None``, ``...`` and arrays of integers."""
+        """Return a part: places, ``:``, ``:n``, ``None``, ``...`` and one array of places.
+
+        Places count from the front. Those that a table alone can refute are not checked.
+        """
         keys = key if isinstance(key, tuple) else (key,)
         given = sum(k is not None and k is not ... for k in keys)
         rest = [slice(None)] * (len(self.shape) - given)
@@ -134,20 +137,31 @@ class Node:
                 continue
             size = self.shape[len(places)]
             if isinstance(k, slice):
+                if (k.start, k.step) != (None, None):
+                    raise ValueError(f"{k}: a part can only be the first places")
+                if k.stop is not None:
+                    self._check_place(k.stop - 1, size)
                 shape.append(size if k.stop is None else k.stop)
                 places.append(Loop(loop))
             elif isinstance(k, Node):
+                if any(isinstance(place, Listed) for place in places):
+                    raise ValueError("several arrays of places at once")
                 shape.extend(k.shape)
                 places.append(Listed(k, tuple(range(loop, loop + len(k.shape)))))
             else:
+                self._check_place(k, size)
                 places.append(At(k))
         return self.tape.read(self, tuple(places), tuple(shape))
 
+    def _check_place(self, place: int, size: Size) -> None:
+        size = self.tape.size(size)
+        if place < 0 or (isinstance(size, int) and place >= size):
+            raise ValueError(f"place {place} of a dimension of size {size}")
+
     def sum(self, axis: int | None = None) -> Node:
         """Return the sum of all elements, or over one axis."""
-        kept = [] if axis is None else [k for k in range(len(self.shape))]
-        if axis is not None:
-            del kept[axis]
+        axes = range(len(self.shape))
+        kept = [] if axis is None else [k for k in axes if k != axes[axis]]
         shape = tuple(self.shape[k] for k in kept)
         return self.tape.total([(self, tuple(Loop(k) for k in kept))], shape)
 
@@ -211,12 +225,11 @@ class Tape:
         a, b = self.size(a), self.size(b)
         if a == b:
             return a
-        if isinstance(a, str) and not (isinstance(b, str) and b > a):
-            a, b = b, a
-        if isinstance(b, int):
+        kept, other = sorted((a, b), key=lambda size: (isinstance(size, str), size))
+        if isinstance(other, int):
             raise ValueError(f"sizes {a} and {b} do not broadcast")
-        self._same[b] = a
-        return a
+        self._same[other] = kept
+        return kept
 
     def input(self, name: str, shape: Sequence[Size]) -> Node:
         """Return an array that will be given when the graph is computed."""
@@ -277,7 +290,7 @@ class Tape:
         simple = self._simplified(kind, args)
         if simple is not None:
             return simple
-        read = next(a for a in args if a.kind != "number")
+        read = next((a for a in args if a.kind != "number"), args[0])
         if self._repeats(read) and all(a.kind == "number" or _how(a) == _how(read) for a in args):
             # What is the same for many elements is computed once, and then read for each of them.
             once = self.apply(kind, *(a if a.kind == "number" else a.args[0] for a in args))
@@ -291,7 +304,11 @@ class Tape:
         return self._record(kind, [self.spread(a, tuple(shape)) for a in args], shape)
 
     def _repeats(self, node: Node) -> bool:
-        """Whether a node reads all of an array, some elements several times."""
+        """Whether a node reads all of an array, some elements several times.
+
+        Places that an array lists are taken to cover it: an element that none of them reads must
+        still have a finite value and slope.
+        """
         return node.kind == "read" and all(
             isinstance(place, Listed)
             or self.size(size) == 1
@@ -315,6 +332,9 @@ class Tape:
                     return other
                 if is_number(one, -1):
                     return self.apply("neg", other)
+        if kind == "div" and is_number(first, 1) and second.kind == "exp":
+            # Its slope by the quotient's rule would overflow where neither of them does.
+            return self.exp(-second.args[0])
         if kind == "neg" and first.kind == "neg":
             return first.args[0]
         if kind == "log" and first.kind == "exp":
@@ -425,9 +445,9 @@ class Tape:
                 (self.read(slope, places, arg.shape), _here(arg.shape))
                 for arg, places in zip(node.args, node.detail, strict=True)
             ]
+        here = _here(node.shape)
         return [
             None if isinstance(by, float) and by == 0 else (self.apply("mul", slope, by), here)
-            for here in [_here(node.shape)]
             for by in _SLOPES[node.kind](node, *node.args)
         ]
 

@@ -11,6 +11,7 @@ import pytest
 from scipy.special import gammaln
 
 from tunecast.models import machine
+from tunecast.models import tape as tape_module
 from tunecast.models.program import write
 from tunecast.models.tape import Node, Tape
 
@@ -56,15 +57,15 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def run(f: Callable[..., Any], x: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the sum of a function's elements and its gradient, computed by compiled code.
+def run(f: Callable[..., Any], x: np.ndarray) -> tuple[int, float, np.ndarray]:
+    """Return the code, the sum of a function's elements and its gradient, by compiled code.
 
     ``x`` holds the vector, the matrix and the scalar.
     """
     tape = Tape()
     unknowns = [tape.input("v", ("n",)), tape.input("m", (2, "n")), tape.input("s", ())]
     listed = [tape.input("p", ("k",)), tape.input("t", ("n", 2))]
-    total = f(tape, *unknowns[:2], *listed, unknowns[2]).sum()
+    total = tape.node(f(tape, *unknowns[:2], *listed, unknowns[2])).sum()
     program = write(tape, total, unknowns, {"p", "t"})
     given = {"p": PLACES, "t": TABLE, **tape.arrays}
     sizes = {"n": 3, "k": 4}
@@ -76,36 +77,107 @@ def run(f: Callable[..., Any], x: np.ndarray) -> tuple[float, np.ndarray]:
     code = machine.code(program.text)
     gradient, value = np.full(10, np.nan), np.full(1, np.nan)
     double = ctypes.POINTER(ctypes.c_double)
-    failed = machine.SIGNATURE(code.density)(
+    failed: int = machine.SIGNATURE(code.density)(
         10, x.ctypes.data_as(double), gradient.ctypes.data_as(double),
         value.ctypes.data_as(double), numbers.ctypes.data,
     )  # fmt: skip
-    assert failed == 0
-    return float(value[0]), gradient
+    return failed, float(value[0]), gradient
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_values_and_gradients_are_those_of_numpy(name: str) -> None:
-    f = FUNCTIONS[name]
-    rng = np.random.default_rng(3)
-    x = rng.uniform(0.5, 1.5, 10)
+def check(f: Callable[..., Any], seed: int) -> None:
+    x = np.random.default_rng(seed).uniform(0.5, 1.5, 10)
 
     def truth(x: np.ndarray) -> float:
         return float(np.sum(f(Arrays, x[:3], x[3:9].reshape(2, 3), PLACES, TABLE, x[9])))
 
-    value, gradient = run(f, x)
-    assert value == pytest.approx(truth(x), rel=1e-12)
-    step = 1e-6 * np.eye(10)
-    measured = [(truth(x + s) - truth(x - s)) / 2e-6 for s in step]
-    np.testing.assert_allclose(gradient, measured, rtol=1e-6, atol=1e-6)
-    # The control: the slopes of a function that differs by a hundredth are told apart.
-    other, _ = run(lambda *a: 1.01 * f(*a), x)
-    assert other != pytest.approx(truth(x), rel=1e-3)
+    failed, value, gradient = run(f, x)
+    assert failed == 0
+    assert value == pytest.approx(truth(x), rel=1e-11)
+    step = 1e-5 * np.eye(10)
+    measured = np.array([(truth(x + s) - truth(x - s)) / 2e-5 for s in step])
+    scale = 1 + np.abs(measured).max() + abs(value)
+    np.testing.assert_allclose(gradient, measured, rtol=1e-6, atol=1e-8 * scale)
 
 
-def test_values_that_are_not_finite_are_reported() -> None:
-    with pytest.raises(AssertionError):
-        run(lambda xp, v, m, p, t, s: xp.log(v - 100), np.ones(10))
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_values_and_gradients_are_those_of_numpy(name: str) -> None:
+    check(FUNCTIONS[name], 3)
+
+
+def drawn(seed: int) -> Callable[..., Any]:
+    """Return a function of twenty operations drawn at random, on results of earlier ones.
+
+    Which of them fit one another is found out on arrays.
+    """
+    rng = np.random.default_rng(seed)
+    kinds: list[Callable[..., Any]] = [
+        lambda xp, p, t, a, b: a + b,
+        lambda xp, p, t, a, b: a - 0.3 * b,
+        lambda xp, p, t, a, b: 0.5 * a * b,
+        lambda xp, p, t, a, b: a / (1.5 + xp.exp(-0.1 * b * b)),
+        lambda xp, p, t, a, b: xp.softplus(a),
+        lambda xp, p, t, a, b: xp.sqrt(1 + a * a),
+        lambda xp, p, t, a, b: a[..., p],
+        lambda xp, p, t, a, b: a[..., t],
+        lambda xp, p, t, a, b: a.sum(axis=-1),
+        lambda xp, p, t, a, b: a[..., None, :],
+        lambda xp, p, t, a, b: a[..., :1, :],
+        lambda xp, p, t, a, b: xp.concatenate([a, b], -2),
+    ]
+    example = [np.ones(3), np.ones((2, 3)), np.array(1.0)]
+    steps: list[tuple[int, int, int]] = []
+    while len(steps) < 20:
+        kind = int(rng.integers(len(kinds)))
+        i, j = (len(example) - 1 - int(n) for n in rng.integers(0, min(6, len(example)), 2))
+        a, b = example[i], example[j]
+        fits = {
+            6: a.ndim > 0 and a.shape[-1] == 3,
+            7: a.ndim > 0 and a.shape[-1] == 3,
+            8: a.ndim > 0,
+            9: a.ndim > 0,
+            10: a.ndim > 1 and a.shape[-2] in (1, 2),
+            11: a.ndim == b.ndim == 2 and a.shape == b.shape and a.shape[0] == 1,
+        }.get(kind, True)
+        try:
+            result = np.asarray(kinds[kind](Arrays, PLACES, TABLE, a, b)) if fits else None
+        except ValueError:  # they do not broadcast
+            continue
+        if result is not None and result.ndim < 4:
+            steps.append((kind, i, j))
+            example.append(result)
+
+    def f(xp: Any, v: Any, m: Any, p: Any, t: Any, s: Any) -> Any:
+        found = [v, m, s]
+        for kind, i, j in steps:
+            found.append(kinds[kind](xp, p, t, found[i], found[j]))
+        return sum((0.1 * a * a + a).sum() for a in found[-8:])
+
+    return f
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_graphs_drawn_at_random_are_computed_as_by_numpy(seed: int) -> None:
+    check(drawn(seed), seed)
+
+
+def test_the_check_sees_a_wrong_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tape_module._SLOPES, "sqrt", lambda out, a: (0.51 / out,))
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        check(lambda xp, v, m, p, t, s: xp.sqrt(v), 3)
+
+
+def test_what_is_not_finite_is_reported() -> None:
+    assert run(lambda xp, v, m, p, t, s: xp.exp(1000 * v), np.ones(10))[0] == 3  # value and slope
+    assert run(lambda xp, v, m, p, t, s: xp.sqrt(v - 1), np.ones(10))[0] == 3  # slope alone
+    assert run(lambda xp, v, m, p, t, s: v + float("inf"), np.ones(10))[0] == 4  # value alone
+
+
+def test_slopes_do_not_overflow_where_the_value_is_finite() -> None:
+    failed, _, gradient = run(
+        lambda xp, v, m, p, t, s: xp.log(1 + 1 / xp.exp(v)), np.full(10, -400.0)
+    )
+    assert failed == 0
+    assert gradient[:3] == pytest.approx([-1, -1, -1])
 
 
 def test_what_is_computed_twice_is_recorded_once() -> None:
@@ -125,6 +197,28 @@ def test_what_is_the_same_for_many_is_computed_before_it_is_repeated() -> None:
     assert repeated.args[0] is tape.exp(few)
     part = tape.exp(tape.input("all", (3, "n"))[0])  # of a part, no more than the part
     assert part.kind == "exp"
+
+
+def test_parts_that_are_not_supported_are_refused() -> None:
+    tape = Tape()
+    m, p = tape.input("m", (2, "n")), tape.input("p", ("k",))
+    for key in (
+        (-1,),
+        (2,),
+        (slice(1, None),),
+        (slice(None, None, 2),),
+        (slice(None, 3),),
+        (slice(0),),
+    ):
+        with pytest.raises(ValueError, match=r"place|part"):
+            m[key]
+    with pytest.raises(ValueError, match="several arrays of places"):
+        m[p, p]
+
+
+def test_places_are_not_taken_for_numbers() -> None:
+    with pytest.raises(ValueError, match="'p' holds places, not numbers"):
+        run(lambda xp, v, m, p, t, s: p * 1.5, np.ones(10))
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
