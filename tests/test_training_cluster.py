@@ -187,9 +187,18 @@ def test_a_run_that_takes_its_workers_down_is_given_up(
     assert len(found.failures) == 1
 
 
+ROUNDING = 1e-4  # of losses after some hundred steps
+
+
 def long(recipe: Recipe) -> Recipe:
-    """The same cells with runs of a second or more."""
-    return replace(recipe, budget=replace(recipe.budget, examples=1500, patience=99))
+    """The same cells with runs of a second or more.
+
+    A run may be made in a stack here and alone there, as each finds faster. That changes rounding,
+    and at large rates such runs are chaotic.
+    """
+    rates = {method: (3e-4, 1e-3) for method in recipe.rates}
+    budget = replace(recipe.budget, examples=1500, patience=99)
+    return replace(recipe, budget=budget, rates=rates)
 
 
 @pytest.mark.slow
@@ -226,7 +235,7 @@ def test_a_machine_lost_in_mid_run_costs_no_row(
         machines.shutdown()
     assert len(begun) > len(recipe.cells), "no run was lost, so nothing was tested"
     assert (found.made, found.failures) == (8, ())
-    pd.testing.assert_frame_equal(without_times(table), expected)
+    pd.testing.assert_frame_equal(without_times(table), expected, rtol=ROUNDING)
 
 
 @pytest.mark.slow
@@ -266,7 +275,7 @@ def test_a_sweep_goes_on_after_its_own_death(recipe: Recipe, tmp_path: Path) -> 
         subprocess.run(command, env=environment, check=True)
     finally:
         machines.shutdown()
-    pd.testing.assert_frame_equal(without_times(table), expected)
+    pd.testing.assert_frame_equal(without_times(table), expected, rtol=ROUNDING)
 
 
 # --------------------------------------------------------------------------- Ray of its own
