@@ -255,6 +255,9 @@ def simple_scaling_laws(
         draws: int = 400,
         fallbacks: list[Fallback] | None = None,
     ) -> Array:
+        import polars  # noqa: F401
+        import simple_scaling_laws  # noqa: F401  that it is not there is no failure of its own
+
         result = np.empty((draws, len(test)))
         notes: list[Fallback] = []
         known = {key: rows for key, rows in _groups(_usable(train), columns)}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -27,7 +28,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
         return importlib.import_module(name)
 
     yield load
-    for name in ("worlds", "sbc", "resume"):
+    for name in ("worlds", "sbc", "resume", "baselines"):
         sys.modules.pop(name, None)
 
 
@@ -127,3 +128,13 @@ def test_a_killed_run_goes_on_where_it_stopped(benchmark: Any, tmp_path: Path) -
     assert len([json.loads(line) for line in path.read_text().splitlines()]) == 3
     with pytest.raises(ValueError, match="other settings"):
         resume.kept(path, {"seed": 2}, "world")
+
+
+def test_a_peer_that_is_not_installed_is_not_scored(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch, ladder: pd.DataFrame
+) -> None:
+    """Its place must not be taken by what stands in where it fails."""
+    baselines = benchmark("baselines")
+    monkeypatch.setitem(sys.modules, "simple_scaling_laws", None)
+    with pytest.raises(ImportError):
+        baselines.simple_scaling_laws()(ladder, ladder.head(2), seed=0)
