@@ -1,6 +1,7 @@
 """What we believe: the run table, the laws, the priors, the hierarchy, and what follows.
 
-The names below are the public surface. Importing them is light: PyMC is loaded when a fit starts.
+The names below are the public surface. Importing them is light: what samples is
+loaded when a fit starts.
 """
 
 from tunecast.models.design import Plan as Plan
