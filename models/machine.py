@@ -9,12 +9,13 @@ from functools import cache
 from typing import Any
 
 import llvmlite.binding as llvm
+import numpy as np
 
 # Functions of the C library that code may call. What else a system wants (to clear memory, to grow
 # the stack), LLVM finds in the process.
 LIBRARY = ("exp", "log", "malloc", "free", "memset", "memcpy")
 _DOUBLES = ctypes.POINTER(ctypes.c_double)
-SIGNATURE = ctypes.CFUNCTYPE(
+_DENSITY = ctypes.CFUNCTYPE(
     ctypes.c_int64, ctypes.c_uint64, _DOUBLES, _DOUBLES, _DOUBLES, ctypes.c_void_p
 )
 
@@ -48,6 +49,24 @@ def code(text: str) -> Code:
     engine.finalize_object()
     addresses = (engine.get_function_address(name) for name in ("density", "identity"))
     return Code(engine, *addresses)
+
+
+def evaluated(density: int, x: np.ndarray, numbers: np.ndarray) -> tuple[int, float, np.ndarray]:
+    """Call a density; return its code (`tunecast.models.program.Program`), value and gradient.
+
+    Parameters
+    ----------
+    density : int
+        Address of the function.
+    x : ndarray of float, shape (unknowns,)
+        The unknowns.
+    numbers : ndarray of int64
+        Addresses, places and sizes that the program takes.
+    """
+    gradient, value = np.full_like(x, np.nan), np.full(1, np.nan)
+    doubles = (array.ctypes.data_as(_DOUBLES) for array in (x, gradient, value))
+    failed: int = _DENSITY(density)(len(x), *doubles, numbers.ctypes.data)
+    return failed, float(value[0]), gradient
 
 
 @cache

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunecast.models.tape import At, Listed, Loop, Node, Places, Size, Tape, ancestors, tables_of
+from tunecast.models.tape import At, Listed, Loop, Node, Places, Size, Tape, ancestors
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,7 @@ class _Writer:
     used: dict[str, str] = field(default_factory=dict)  # arguments of the function being written
 
     def __post_init__(self) -> None:
-        outputs = [self.value, *self.slopes]
-        self.nodes = ancestors([*outputs, *(t for n in ancestors(outputs) for t in tables_of(n))])
+        self.nodes = ancestors([self.value, *self.slopes])
         named = {u.detail for u in self.unknowns}
         read = [n.detail for n in self.nodes if n.kind == "input" and n.detail not in named]
         self.inputs = tuple(dict.fromkeys(read))

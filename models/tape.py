@@ -16,6 +16,7 @@ Sizes stay symbols where tables differ in them, so a graph depends on no table.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
@@ -181,15 +182,20 @@ _SLOPES: dict[str, Callable[..., tuple[Any, ...]]] = {
 }
 
 _NUMBERS: dict[str, Callable[..., float]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "div": lambda a, b: a / b,
-    "neg": lambda a: -a,
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "neg": operator.neg,
     "exp": math.exp,
     "log": math.log,
     "sqrt": math.sqrt,
 }
+
+
+# Of the log of the gamma function: the series, and how far above its argument that is taken.
+STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
+SHIFT = 8
 
 
 class Tape:
@@ -240,15 +246,13 @@ class Tape:
         return self._record("number", (), (), float(value))
 
     def node(self, value: Any) -> Node:
-        """Return a value as a node; an array becomes an input of this name and sizes for all."""
+        """Return a value as a node; an array becomes an input that is the same for all tables."""
         if isinstance(value, Node):
             return value
         if np.ndim(value) == 0:
             return self.number(float(value))
-        name = f"constant {len(self.arrays)}"
-        for known, array in self.arrays.items():
-            if np.array_equal(array, value):
-                name = known
+        same = (name for name, array in self.arrays.items() if np.array_equal(array, value))
+        name = next(same, f"constant {len(self.arrays)}")
         self.arrays[name] = np.ascontiguousarray(value, dtype=float)
         return self.input(name, np.shape(value))
 
@@ -461,10 +465,6 @@ def _here(shape: Sequence[Size]) -> Places:
     return tuple(Loop(k) for k in range(len(shape)))
 
 
-SHIFT = 8
-STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
-
-
 def ancestors(outputs: Sequence[Node]) -> list[Node]:
     """Return all nodes that outputs are computed from, arguments first, outputs included."""
     found: dict[int, Node] = {}
@@ -473,11 +473,11 @@ def ancestors(outputs: Sequence[Node]) -> list[Node]:
         node = waiting.pop()
         if node.index not in found:
             found[node.index] = node
-            waiting.extend(node.args)
+            waiting += [*node.args, *_tables_of(node)]
     return [found[k] for k in sorted(found)]
 
 
-def tables_of(node: Node) -> list[Node]:
+def _tables_of(node: Node) -> list[Node]:
     """Return the arrays of integers by which a node finds its places."""
     every: Mapping[str, Any] = {"read": [node.detail], "sum": node.detail}
     return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -75,13 +74,7 @@ def run(f: Callable[..., Any], x: np.ndarray) -> tuple[int, float, np.ndarray]:
         + [sizes[s] for s in program.sizes], dtype=np.int64,
     )  # fmt: skip
     code = machine.code(program.text)
-    gradient, value = np.full(10, np.nan), np.full(1, np.nan)
-    double = ctypes.POINTER(ctypes.c_double)
-    failed: int = machine.SIGNATURE(code.density)(
-        10, x.ctypes.data_as(double), gradient.ctypes.data_as(double),
-        value.ctypes.data_as(double), numbers.ctypes.data,
-    )  # fmt: skip
-    return failed, float(value[0]), gradient
+    return machine.evaluated(code.density, x, numbers)
 
 
 def check(f: Callable[..., Any], seed: int) -> None:
