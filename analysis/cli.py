@@ -125,9 +125,9 @@ Cell = Annotated[
 Curve = Annotated[str, typer.Option(help="Column that names the base model.")]
 Where = Annotated[str | None, typer.Option(help="Use these runs alone: a condition on columns.")]
 Priors = Annotated[str, typer.Option(help="weak, zhang2024, or a file of priors.")]
-Draws = Annotated[int | None, typer.Option(help="Draws of each chain.", show_default="2000")]
+Draws = Annotated[int | None, typer.Option(help="Draws of each chain.", show_default="2400")]
 Tune = Annotated[
-    int | None, typer.Option(help="Steps of each chain before them.", show_default="1000")
+    int | None, typer.Option(help="Steps of each chain before them.", show_default="500")
 ]
 Chains = Annotated[int | None, typer.Option(help="Number of chains.", show_default="4")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same draws.")]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tunecast.models.design import Plan
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tunecast.models.laws import Law, get_law
-from tunecast.models.layout import Column, Layout
-from tunecast.models.priors import BASE_EFFECT_DF, EFFECT_SPREAD, LEVEL_SPREAD, PriorTable
+from tunecast.models.layout import CELL, Column, Layout
+from tunecast.models.priors import (
+    DEVIATION_DF,
+    EFFECT_SPREAD,
+    INTERACTION,
+    LEVEL_SPREAD,
+    PriorTable,
+)
 
 # draw(name, location, scale, dims, df) returns a (batch of) variable(s); df None means normal.
 type Draw = Callable[[str, Any, Any, tuple[str, ...], float | None], Any]
@@ -85,7 +91,7 @@ class Belief:
     cell : dict of str to array, shape (..., cells)
         Coordinates of each cell.
     scatter : dict of str to array
-        Standard deviation of a curve around its cell, by coordinate.
+        Scale of a curve's deviation from its cell, by coordinate: Student-t in level, else normal.
     base_sd : array
         Scale of base-model effects on log loss.
     base : array, shape (..., base_models)
@@ -247,7 +253,7 @@ def believe(layout: Layout, priors: PriorTable, way: Way) -> Belief:
         base = (
             base_sd[..., None]
             / part
-            * draw("base_effect", 0.0, part, ("base_model",), BASE_EFFECT_DF)
+            * draw("base_effect", 0.0, part, ("base_model",), DEVIATION_DF)
         )
     scatter = _scatters(layout, priors, way)
     cell, roots, effects, effect_sd = _cells(layout, priors, names, base, scatter, way)
@@ -276,13 +282,13 @@ def believe(layout: Layout, priors: PriorTable, way: Way) -> Belief:
     if base is None:
         # Where each base model has one curve, its effect and the curve's own deviation cannot be
         # told apart, and one term serves for both.
-        sd = base_sd[..., None]
-        mean = _seen("curve_mean", location, sd, told, BASE_EFFECT_DF, ("curve",), way)
-        base = (mean - location)[..., given("base_curve", np.argsort(layout.curve_base))]
+        sd = base_sd
     else:
         location = location + base[..., given("curve_base", layout.curve_base)]
-        sd = scatter["level"][..., None]
-        mean = _seen("curve_mean", location, sd, told, None, ("curve",), way)
+        sd = scatter["level"]
+    mean = _seen("curve_mean", location, sd[..., None], told, DEVIATION_DF, ("curve",), way)
+    if base is None:
+        base = (mean - location)[..., given("base_curve", np.argsort(layout.curve_base))]
     level = mean - mean_shape
     return Belief(
         roots=roots,
@@ -358,7 +364,8 @@ def _cells(
     cell = root[..., None]
     for i, column in enumerate(layout.columns):
         z = draw(f"spread_{column.name}", 0.0, 1.0, ("coordinate",), None)
-        sd = usual * xp.exp(EFFECT_SPREAD * z)
+        share = INTERACTION if column.name == CELL else 1.0
+        sd = share * usual * xp.exp(EFFECT_SPREAD * z)
         dim = _levels_of(column.name)
         last = i == len(layout.columns) - 1
         if i == 0 or last:

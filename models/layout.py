@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+CELL = "cell"  # name of the column of interactions
+
 
 class FitError(ValueError):
     """A table that cannot be fitted as asked, in one sentence."""
@@ -64,7 +66,7 @@ class Layout:
         Levels of the cell columns, one tuple a cell.
     columns : tuple of Column
         Cell columns with two levels or more, in the order asked; when there are several, last
-        comes their interaction, named ``cell``.
+        comes their interaction, named `CELL`.
     tasks, base_models : tuple of str
         Levels of the task column and of the curve column.
     curve_cell, curve_base, curve_task : ndarray of int, shape (curves,)
@@ -257,7 +259,7 @@ def _columns(cells: Sequence[tuple[str, ...]], names: Sequence[str]) -> tuple[Co
             found.append(Column(name, levels, index))
     if len(found) > 1:
         keys = tuple(" / ".join(cell) for cell in cells)
-        found.append(Column("cell", keys, np.arange(len(cells))))
+        found.append(Column(CELL, keys, np.arange(len(cells))))
     return tuple(found)
 
 

@@ -24,8 +24,8 @@ from tunecast.models.hierarchy import (
     prior_of,
 )
 from tunecast.models.laws import get_law
-from tunecast.models.layout import FitError, Layout
-from tunecast.models.priors import BASE_EFFECT_DF, EFFECT_SPREAD, PriorTable
+from tunecast.models.layout import CELL, FitError, Layout
+from tunecast.models.priors import DEVIATION_DF, EFFECT_SPREAD, PriorTable
 
 # Slope innovations come at this spacing in doublings; finer changes no forecast visibly.
 KNOT = 0.25
@@ -158,7 +158,7 @@ class Predictor:
         # A curve's mean over its cell's range scatters, as it does for the curves fitted.
         deviation = np.zeros(self.size)
         if not self.layout.one_curve_per_base_model:
-            deviation = b.scatter["level"] * self._z("level", *key)
+            deviation = b.scatter["level"] * self._t("level", *key)
         level = level + self._base(base) + deviation
         return share, rate, onset, level, self._noise(task, key)  # type: ignore[return-value]
 
@@ -180,14 +180,14 @@ class Predictor:
 
     def _levels(self, cell: tuple[str, ...]) -> list[tuple[str, str]]:
         pairs = list(zip(self.layout.question.cell, cell, strict=True))
-        return [*pairs, ("cell", " / ".join(cell))] if len(pairs) > 1 else pairs
+        return [*pairs, (CELL, " / ".join(cell))] if len(pairs) > 1 else pairs
 
     def _effect(self, column: str, level: str, name: str) -> np.ndarray:
         """Effect of a level that the fit knows, or of a new one."""
         fitted = {c.name: c for c in self.layout.columns}
         if column in fitted and level in fitted[column].levels:
             return self.belief.effects[column, name][..., fitted[column].levels.index(level)]
-        if column == "cell" and column not in fitted:
+        if column == CELL and column not in fitted:
             return np.zeros(self.size)  # the fit has no interaction; the effects above say it all
         if column not in fitted:
             position = self.layout.question.cell.index(column)
@@ -202,9 +202,7 @@ class Predictor:
     def _base(self, base: str) -> np.ndarray:
         if base in self.layout.base_models:
             return self.belief.base[:, self.layout.base_models.index(base)]
-        return self.belief.base_sd * self._rng("base model", base).standard_t(
-            BASE_EFFECT_DF, self.size
-        )
+        return self.belief.base_sd * self._t("base model", base)
 
     def _noise(self, task: str, key: tuple[object, ...]) -> np.ndarray:
         prior = self.priors["noise"]
@@ -277,6 +275,9 @@ class Predictor:
 
     def _z(self, *key: object) -> np.ndarray:
         return self._rng(*key).standard_normal(self.size)
+
+    def _t(self, *key: object) -> np.ndarray:
+        return self._rng(*key).standard_t(DEVIATION_DF, self.size)
 
 
 def check_targets(targets: pd.DataFrame, layout: Layout, who: str = "targets") -> pd.DataFrame:

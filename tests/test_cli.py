@@ -18,7 +18,7 @@ from conftest import INFO, SMALL, disk_full_after
 
 import tunecast.models
 from tunecast.analysis.cli import main
-from tunecast.models import Diagnostics, Fit, load_fit
+from tunecast.models import Diagnostics, Fit, inference, load_fit
 from tunecast.models.runs import read_runs, where
 
 TARGET = "task,method,model_size,finetune_examples\ndebian-en-de,fmt,1240480,6000\n"
@@ -300,6 +300,20 @@ def test_help_is_quick() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("option", "default"),
+    [("--draws", inference.DRAWS), ("--tune", inference.TUNE), ("--chains", inference.CHAINS)],
+)
+def test_help_shows_the_sampler_s_own_defaults(
+    option: str, default: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command line writes them out, because to import them would load numpy and pandas."""
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    (line,) = [text for text in capsys.readouterr().out.splitlines() if option in text]
+    assert f"[default: ({default})]" in line
 
 
 def test_forecast_prints_and_writes_the_same(

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from tunecast.models.fits import Fit, Member
-from tunecast.models.hierarchy import Belief
+from tunecast.models.hierarchy import Belief, at_factors
 from tunecast.models.laws import LAWS
 from tunecast.models.layout import FitError
 from tunecast.models.predict import KNOT, Predictor, check_targets
-from tunecast.models.priors import WEAK, PriorTable
+from tunecast.models.priors import DEVIATION_DF, WEAK, PriorTable
 
 type MakeFit = Callable[..., Fit]
 
@@ -68,6 +68,31 @@ def test_a_new_run_scatters_as_its_curve_does(ladder: pd.DataFrame, believed: Ma
     low, high = binom.interval(1 - 1e-4, n, inside)
     assert low <= (np.abs(z) < 1).sum() <= high
     assert not low <= (np.abs(z) < 1.3).sum() <= high  # the control
+
+
+def test_a_new_curve_deviates_from_its_cell_as_fitted_ones_do(
+    ladder: pd.DataFrame, believed: MakeFit
+) -> None:
+    """Both are Student-t: the share inside one scale; a normal's, and a wider one's, fail."""
+    from scipy.stats import binom, norm
+    from scipy.stats import t as student
+
+    n = 4000
+    fit = believed(ladder, size=n)
+    asked, belief, layout = predictor(fit), fit.members[0].belief, fit.members[0].layout
+    c = 0
+    cell, x = layout.cells[layout.curve_cell[c]], layout.curve_x[c]
+    own = {name: values[:, None] for name, values in asked._cell(cell).items()}
+    law, _ = at_factors(asked.law, layout.question.factors, own, x[None, :], np)
+    of_base = belief.base[:, layout.curve_base[c]]
+    fitted = belief.level[:, c] - law[:, 0] - of_base
+    new = asked._new(cell, "new", layout.tasks[0], x)[3] - law[:, 0] - asked._base("new")
+    low, high = binom.interval(1 - 1e-4, n, student.cdf(1, DEVIATION_DF) * 2 - 1)
+    assert not low <= n * (norm.cdf(1) * 2 - 1) <= high
+    for deviation in (fitted, new):
+        z = np.abs(deviation / belief.scatter["level"])
+        assert low <= (z < 1).sum() <= high
+        assert not low <= (z < 1.3).sum() <= high
 
 
 def test_a_base_model_brings_its_factors(ladder: pd.DataFrame, believed: MakeFit) -> None:
