@@ -17,8 +17,8 @@ import pymc as pm
 import pytensor.tensor as pt
 
 from tunecast.models.laws import get_law
-from tunecast.models.layout import CELL, Layout
-from tunecast.models.priors import DEVIATION_DF, EFFECT_SPREAD, INTERACTION, WEAK
+from tunecast.models.layout import Layout
+from tunecast.models.priors import DEVIATION_DF, EFFECT_SPREAD, WEAK
 
 # Mean, standard deviation of it, sd between levels of a cell column, sd of curves around a cell.
 PRIORS = {
@@ -46,10 +46,7 @@ def plain_model(layout: Layout) -> Any:
         for name, (location, scale, effect, scatter) in PRIORS.items():
             cell = location + scale * pm.Normal(f"global_{name}", 0, 1)
             for column in layout.columns:
-                sd = positive(
-                    f"sd_{column.name}_{name}",
-                    effect * (INTERACTION if column.name == CELL else 1.0),
-                )
+                sd = positive(f"sd_{column.name}_{name}", effect)
                 z = pm.Normal(f"effect_{column.name}_{name}", 0, 1, shape=len(column.levels))
                 cell = cell + sd * z[column.index]
             curve[name] = cell[layout.curve_cell] if layout.columns else cell

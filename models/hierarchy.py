@@ -36,11 +36,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tunecast.models.laws import Law, get_law
-from tunecast.models.layout import CELL, Column, Layout
+from tunecast.models.layout import Column, Layout
 from tunecast.models.priors import (
     DEVIATION_DF,
     EFFECT_SPREAD,
-    INTERACTION,
     LEVEL_SPREAD,
     PriorTable,
 )
@@ -364,8 +363,7 @@ def _cells(
     cell = root[..., None]
     for i, column in enumerate(layout.columns):
         z = draw(f"spread_{column.name}", 0.0, 1.0, ("coordinate",), None)
-        share = INTERACTION if column.name == CELL else 1.0
-        sd = share * usual * xp.exp(EFFECT_SPREAD * z)
+        sd = usual * xp.exp(EFFECT_SPREAD * z)
         dim = _levels_of(column.name)
         last = i == len(layout.columns) - 1
         if i == 0 or last:

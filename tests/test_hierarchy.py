@@ -25,8 +25,8 @@ from tunecast.models.hierarchy import (
 )
 from tunecast.models.inference import question_of
 from tunecast.models.laws import LAWS, get_law
-from tunecast.models.layout import CELL, Layout, lay_out
-from tunecast.models.priors import EFFECT_SPREAD, INTERACTION, WEAK
+from tunecast.models.layout import Layout, lay_out
+from tunecast.models.priors import WEAK
 
 TWO = ("model_size", "pretrain_tokens")
 ASKED = [(law, ()) for law in LAWS] + [
@@ -337,20 +337,6 @@ def test_shifts_and_levers_change_no_prior(ladder: pd.DataFrame, law: str) -> No
             assert related(z) < five / np.sqrt(n)
     # The control: what is drawn in alpha's place leans on gamma, and alpha itself does not.
     assert related(draws["mean_cell_slope:model_size"]) > five / np.sqrt(n)
-
-
-def test_cells_add_less_than_their_columns_explain(ladder: pd.DataFrame) -> None:
-    """By the medians of scales that are log-normal, each known to 1.25 x spread / sqrt(n)."""
-    n = 10_000
-    layout = laid(pd.concat([ladder, ladder.assign(task="other")]), "power")
-    _, belief = simulate_prior(layout, WEAK, n, 17)
-    error = 1.25 * EFFECT_SPREAD * np.sqrt(2 / n)
-    for name in ("level", "share", "rate"):
-        task, method, cell = (
-            np.log(np.median(belief.effect_sd[column, name])) for column in ("task", "method", CELL)
-        )
-        assert abs(cell - task - np.log(INTERACTION)) < 5 * error
-        assert abs(method - task) < 5 * error < abs(cell - task)  # the control
 
 
 def test_slope_weight_grows_with_what_a_curve_shows(ladder: pd.DataFrame) -> None:
