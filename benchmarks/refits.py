@@ -24,7 +24,7 @@ def cheapest(costs: np.ndarray, number: int) -> np.ndarray:
     return chosen
 
 
-def fit_rows(runs: pd.DataFrame, ask: dict[str, Any], *, seed: int, **chain: int) -> Fit:
+def fit_rows(runs: pd.DataFrame, ask: dict[str, Any], *, seed: int, **chain: float) -> Fit:
     """Return a fit of the rows; ``ask`` goes to `question_of`, ``chain`` to `sample`."""
     runs = runs.reset_index(drop=True)
     question = question_of(runs, **ask)

@@ -28,14 +28,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from refits import fit_rows
 from resume import mean_and_error, repeat, save
 from scipy.stats import binom
 
-from tunecast.models.fits import Fit, Member
-from tunecast.models.inference import question_of, sample
-from tunecast.models.layout import lay_out
 from tunecast.models.pointfit import fit_point
-from tunecast.models.priors import WEAK
 from tunecast.models.published import LANGUAGE_MODEL, PRINTED, ByCell, Row
 from tunecast.models.questions import compare
 from tunecast.models.scoring import BAND, COVERAGES, crps
@@ -138,18 +135,11 @@ def world(number: int, settings: dict[str, Any]) -> dict[str, Any]:
     )
     train, test = split(runs)
     # A task settles the language pair, so the pair is no column of its own here.
-    layout = lay_out(train, question_of(train, law=settings["law"], cell=("task", "method")))
+    ask = {"law": settings["law"], "cell": ("task", "method")}
+    chain = {name: settings[name] for name in ("draws", "tune", "chains", "target_accept")}
     started = time.perf_counter()
-    posterior, diagnostics = sample(
-        layout,
-        WEAK,
-        retry=False,
-        seed=int(rng.integers(2**31)),
-        **{name: settings[name] for name in ("draws", "tune", "chains", "target_accept")},
-    )
+    fit = fit_rows(train, ask, seed=int(rng.integers(2**31)), **chain)
     seconds = time.perf_counter() - started
-    member = Member(layout, WEAK, posterior, 1.0)
-    fit = Fit((member,), train, {"seed": number, "simulated": True}, diagnostics)
     x = np.log(fit.draws(test).loss)
     y = np.log(test["loss"].to_numpy(float))
     table = compare(fit, contests())
@@ -167,8 +157,8 @@ def world(number: int, settings: dict[str, Any]) -> dict[str, Any]:
         "truth": truth.argmin(axis=1).tolist(),
         "margin": np.diff(np.sort(truth, axis=1)[:, :2], axis=1)[:, 0].round(6).tolist(),
         "point": point_winners(train).tolist(),
-        "converged": diagnostics.converged,
-        "diagnostics": asdict(diagnostics),
+        "converged": fit.diagnostics.converged,
+        "diagnostics": asdict(fit.diagnostics),
         "seconds": seconds,
     }
 

@@ -70,9 +70,9 @@ type PriorTable = Mapping[str, Prior]
 _NONE = math.nan
 
 # Scatter of curves in level and scale of base-model effects, both as scales of a Student-t: 0.0045
-# each by the held-out errors of arXiv:2402.17193, Table 6 (standard deviations of 0.0065); 0.003 and
-# 0.004 in the embedded ladder without its largest size; 0.06 and 0.02 in runs of Lin et al. 2024
-# (up to 25,600 examples, without the largest models), under priors twice as wide as these. Both
+# each by the held-out errors of arXiv:2402.17193, Table 6 (standard deviations of 0.0065); 0.003
+# and 0.004 in the embedded ladder without its largest size; 0.06 and 0.02 in the runs of Lin et al.
+# 2024 up to 25,600 examples without the largest models, under priors twice as wide as these. Both
 # rows lie in the middle, by logarithms.
 WEAK: PriorTable = {
     "level": Prior(0.7, 1.0, 0.3, 0.009, "log loss at the reference point, log nats"),
