@@ -16,8 +16,9 @@ costs 6 N_active (D1 + D2), fitted by one law in P and N_active with D2 as the d
 same in all). Both are tunecast's law and not those of the paper, so its figures, in PUBLISHED, are
 no rerun of it.
 
-Judged are tunecast's forecast goal, five rivals and the whole pool. Refits are short chains
-(refits.py). One start is one line of a JSONL file beside OUT; a killed run goes on.
+Judged are tunecast's forecast goal, five rivals and the whole pool. With --rounds, those that learn
+from a fit spend the budget in parts and fit again after each. Refits are short chains (refits.py).
+One start is one line of a JSONL file beside OUT; a killed run goes on.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from tunecast.models.fits import Fit
 from tunecast.models.scoring import crps
 
 JUDGED = ("forecast", *RIVALS)
+REFITTED = ("forecast", "D-optimal", "V-optimal")
 # Table of arXiv:2604.22753 at its largest budget: 10 % (parallel), 50 % (sparsity).
 PUBLISHED = {
     "parallel": {"Random": 0.19, "Cheapest": 0.42, "D-opt": 0.99, "V-opt": 0.99, "SL2": 0.99},
@@ -114,6 +116,39 @@ def judged(fit: Fit, asked: Problem) -> dict[str, Any]:
     return out | {"r2": float(np.mean(scores))}
 
 
+def buy(
+    name: str,
+    fit: Fit,
+    known: np.ndarray,
+    asked: Problem,
+    budget: float,
+    settings: dict[str, Any],
+    number: int,
+) -> np.ndarray:
+    """Return which runs a strategy has in the end, as booleans.
+
+    Those that learn from a fit spend the budget in equal rounds and fit again after each.
+    """
+    costs, bought, left = asked.costs, known.copy(), budget
+    rounds = settings["rounds"] if name in REFITTED else 1
+    for done in range(rounds):
+        open_ = np.flatnonzero(~bought)
+        part = left / (rounds - done)
+        if part < costs[open_].min():
+            continue
+        picked = choose(
+            name, fit, asked.pool.iloc[open_].reset_index(drop=True), costs[open_],
+            asked.test.drop(columns="loss"), part, np.random.default_rng([number, 1]),
+            draws=settings["plan_draws"],
+        )  # fmt: skip
+        bought[open_[picked]] = True
+        left -= costs[open_[picked]].sum()
+        if done < rounds - 1:
+            chain = {k: settings[k] for k in ("draws", "tune", "chains")}
+            fit = fit_rows(asked.pool[bought], asked.ask, seed=number, **chain)
+    return bought
+
+
 def start(number: int, asked: Problem, settings: dict[str, Any]) -> dict[str, Any]:
     """Return how each strategy did from one start."""
     n, costs, pool = len(asked.pool), asked.costs, asked.pool
@@ -140,17 +175,12 @@ def start(number: int, asked: Problem, settings: dict[str, Any]) -> dict[str, An
             if left < costs[open_].min():
                 record[f"{name} {share:g}"] = record["known"] | {"bought": 0}
                 continue
-            picked = choose(
-                name, first, pool.iloc[open_].reset_index(drop=True), costs[open_],
-                asked.test.drop(columns="loss"), left, np.random.default_rng([number, 1]),
-                draws=settings["plan_draws"],
-            )  # fmt: skip
-            bought = known.copy()
-            bought[open_[picked]] = True
+            bought = buy(name, first, known, asked, left, settings | longer, number)
             line = judged(fit_rows(pool[bought], asked.ask, seed=number, **chain), asked)
+            new = bought & ~known
             line |= {
-                "bought": len(picked),
-                "spent": float(costs[open_[picked]].sum() / costs.sum()),
+                "bought": int(new.sum()),
+                "spent": float(costs[new].sum() / costs.sum()),
                 "seconds": time.perf_counter() - began,
             }
             record[f"{name} {share:g}"] = line
@@ -191,6 +221,7 @@ if __name__ == "__main__":
     parser.add_argument("--chains", type=int, default=2)
     parser.add_argument("--start-draws", type=int, default=500)
     parser.add_argument("--plan-draws", type=int, default=600)
+    parser.add_argument("--rounds", type=int, default=1, help="parts of a budget")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--whole", action=argparse.BooleanOptionalAction, default=True)
     given = vars(parser.parse_args())
