@@ -32,6 +32,7 @@ DRAWS, TUNE, CHAINS = 2400, 500, 4
 # Steps small enough for no divergence. At one length of them, trajectories of some posteriors turn
 # back half-way time after time; lengths that vary by this share do not.
 TARGET_ACCEPT, STEP_JITTER = 0.97, 0.25
+LOOKS = (1 / 2, 2 / 3, 5 / 6)  # shares of the draws after which diagnostics may end the sampling
 LOOK_EVERY_MS = 100  # at how far the chains are
 KEPT = 4000  # draws that a fit keeps; diagnostics are computed on all
 AUTO = "auto"
@@ -193,8 +194,8 @@ def sample(
 ) -> tuple[dict[str, np.ndarray], Diagnostics]:
     """Return posterior draws of every unknown (at most `KEPT`, chains mixed) and diagnostics.
 
-    With ``retry`` the length follows the diagnostics: half of the draws where these converge; all
-    of them; then twice as many with smaller steps.
+    With ``retry`` the length follows the diagnostics: the first of `LOOKS` at which the draws have
+    converged; all of them; then twice as many with smaller steps.
     """
     model = _model(layout, priors)
     settings = {"tune": tune, "chains": chains, "seed": seed, "target_accept": target_accept}
@@ -221,7 +222,7 @@ def _model(layout: Layout, priors: Any) -> Any:
 def _sample_once(
     model: Any, draws: int, settings: dict[str, Any], progress: bool, may_stop: bool
 ) -> tuple[dict[str, np.ndarray], Diagnostics]:
-    """Sample once; where it may stop, after half of the draws if these have converged."""
+    """Sample once; where it may stop, after a share of the draws if these have converged."""
     if type(model).__module__.startswith("pymc"):
         return read_trace(_sampled_by_pymc(model, draws, settings, progress))
     import nutpie
@@ -239,24 +240,26 @@ def _sample_once(
             step_size_jitter=STEP_JITTER, progress_callback=watch, progress_rate=LOOK_EVERY_MS,
             save_warmup=False, blocking=False,
         )  # fmt: skip
+        # Always so many of them, however far the chains are by then: a fit must not depend on the
+        # speed of the machine.
+        looks = [round(draws * share) for share in LOOKS] if may_stop else []
+        trace = None
         try:
-            while may_stop and finished < settings["tune"] + draws // 2:
-                try:
-                    return read_trace(sampler.wait(timeout=LOOK_EVERY_MS / 1000))
-                except TimeoutError:
-                    pass
-            if may_stop:
-                # Exactly half of them, however far the chains are by now: a fit must not depend
-                # on the speed of the machine.
-                half = read_trace(sampler.inspect(), draws // 2)
-                if half[1].converged:
-                    sampler.cancel()
-                    return half
-            trace = sampler.wait()
+            for look in (*looks, draws):
+                while trace is None and (look == draws or finished < settings["tune"] + look):
+                    try:
+                        trace = sampler.wait(timeout=LOOK_EVERY_MS / 1000)
+                    except TimeoutError:
+                        pass
+                found = read_trace(sampler.inspect() if trace is None else trace, look)
+                if found[1].converged:
+                    break
         except BaseException:  # nutpie itself would answer Ctrl-C with the draws it has
             sampler.cancel()
             raise
-    return read_trace(trace)
+    if trace is None:
+        sampler.cancel()
+    return found
 
 
 def _sampled_by_pymc(model: Any, draws: int, settings: dict[str, Any], progress: bool) -> Any:

@@ -15,8 +15,8 @@ from conftest import SMALL
 
 from tunecast.models import inference, load_fit
 from tunecast.models.fits import Diagnostics, Fit, UnconvergedError
-from tunecast.models.inference import diagnose, fit, worst
-from tunecast.models.layout import FitError
+from tunecast.models.inference import diagnose, fit, question_of, worst
+from tunecast.models.layout import FitError, lay_out
 from tunecast.models.priors import WEAK, get_priors
 from tunecast.models.runs import digest, read_runs
 
@@ -106,6 +106,34 @@ def test_zero_shot_and_failed_runs_stay_out(runs: pd.DataFrame) -> None:
     assert got.info["counts"]["used"] == len(runs) and got.info["counts"]["zero_shot"] == 1
     assert got.info["counts"]["failed"] == 1
     assert list(got.runs["run_id"]) == list(runs["run_id"])
+
+
+def test_sampling_ends_at_the_first_look_that_finds_it_converged(
+    runs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same draws as without looking, so many of them; and all where no look finds it so."""
+    table = runs[runs["method"] == "fmt"]
+    model = inference._model(lay_out(table, question_of(table, law="power")), WEAK)
+    settings: dict[str, Any] = {"tune": 100, "chains": 2, "seed": 1, "target_accept": 0.8}
+    draws = 240
+    every, _ = inference._sample_once(model, draws, settings, False, may_stop=False)
+    calm, still = np.zeros((2, draws), bool), np.random.default_rng(1).standard_normal((2, draws))
+    looks = [round(draws * share) for share in inference.LOOKS]
+    assert looks == sorted({*looks} - {0, draws})
+    ess = []
+    for look in (*looks, draws):
+        first = {name: value[:, :look] for name, value in every.items()}
+        found = diagnose(first, calm[:, :look], still[:, :look])
+        ess.append(min(found.ess_bulk_min, found.ess_tail_min))
+    for name, limit in (("RHAT", 9.0), ("DIVERGENCE", 1.0), ("BFMI", 0.0)):
+        monkeypatch.setattr(inference, f"{name}_LIMIT", limit)
+    for limit in (0.0, (ess[0] + max(ess)) / 2, 2 * max(ess)):
+        monkeypatch.setattr(inference, "ESS_LIMIT", limit)
+        passed = (look for look, value in zip(looks, ess, strict=False) if value >= limit)
+        expected = next(passed, draws)
+        got, found = inference._sample_once(model, draws, settings, False, may_stop=True)
+        assert found.draws == 2 * expected
+        assert all(np.array_equal(got[name], every[name][:, :expected]) for name in every)
 
 
 def test_without_nutpie_pymc_samples(runs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
