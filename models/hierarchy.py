@@ -37,12 +37,7 @@ import numpy as np
 
 from tunecast.models.laws import Law, get_law
 from tunecast.models.layout import Column, Layout
-from tunecast.models.priors import (
-    DEVIATION_DF,
-    EFFECT_SPREAD,
-    LEVEL_SPREAD,
-    PriorTable,
-)
+from tunecast.models.priors import DEVIATION_DF, EFFECT_SPREAD, LEVEL_SPREAD, PriorTable
 
 # draw(name, location, scale, dims, df) returns a (batch of) variable(s); df None means normal.
 type Draw = Callable[[str, Any, Any, tuple[str, ...], float | None], Any]
