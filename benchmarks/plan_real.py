@@ -122,12 +122,14 @@ def buy(
     known: np.ndarray,
     asked: Problem,
     budget: float,
-    settings: dict[str, Any],
     number: int,
+    settings: dict[str, Any],
+    chain: dict[str, Any],
 ) -> np.ndarray:
     """Return which runs a strategy has in the end, as booleans.
 
-    Those that learn from a fit spend the budget in equal rounds and fit again after each.
+    Those that learn from a fit spend the budget in equal rounds and fit again after each; ``chain``
+    is how long.
     """
     costs, bought, left = asked.costs, known.copy(), budget
     rounds = settings["rounds"] if name in REFITTED else 1
@@ -144,7 +146,6 @@ def buy(
         bought[open_[picked]] = True
         left -= costs[open_[picked]].sum()
         if done < rounds - 1:
-            chain = {k: settings[k] for k in ("draws", "tune", "chains")}
             fit = fit_rows(asked.pool[bought], asked.ask, seed=number, **chain)
     return bought
 
@@ -175,7 +176,7 @@ def start(number: int, asked: Problem, settings: dict[str, Any]) -> dict[str, An
             if left < costs[open_].min():
                 record[f"{name} {share:g}"] = record["known"] | {"bought": 0}
                 continue
-            bought = buy(name, first, known, asked, left, settings | longer, number)
+            bought = buy(name, first, known, asked, left, number, settings, longer)
             line = judged(fit_rows(pool[bought], asked.ask, seed=number, **chain), asked)
             new = bought & ~known
             line |= {

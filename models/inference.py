@@ -254,11 +254,9 @@ def _sample_once(
                 found = read_trace(sampler.inspect() if trace is None else trace, look)
                 if found[1].converged:
                     break
-        except BaseException:  # nutpie itself would answer Ctrl-C with the draws it has
-            sampler.cancel()
-            raise
-    if trace is None:
-        sampler.cancel()
+        finally:  # after Ctrl-C too: nutpie itself would answer that with the draws it has
+            if trace is None:
+                sampler.cancel()
     return found
 
 
