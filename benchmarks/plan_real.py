@@ -6,7 +6,8 @@
 
 rectified: the pool are the runs of rectified_ft up to 51,200 examples without the largest model of
 each family, at a cost of N x D; scored is the CRPS of log loss of those largest models at 409,600
-examples and more. A start is 5 % of the runs, drawn from the cheapest quarter.
+examples and more. A start is 5 % of the runs, drawn from the cheapest quarter; budgets are without
+it.
 
 parallel, sparsity: tables of ScaleBench (arXiv:2604.22753) with their published split, R^2 of the
 loss on the target region, clipped to -1 as published. A start is the cheapest tenth of the runs,
@@ -16,16 +17,16 @@ costs 6 N_active (D1 + D2), fitted by one law in P and N_active with D2 as the d
 same in all). Both are tunecast's law and not those of the paper, so its figures, in PUBLISHED, are
 no rerun of it.
 
-Judged are tunecast's forecast goal, five rivals and the whole pool. With --rounds, those that learn
-from a fit spend the budget in parts and fit again after each. Refits are short chains (refits.py).
-One start is one line of a JSONL file beside OUT; a killed run goes on.
+Judged are tunecast's forecast goal, five rivals and the whole pool. Each strategy goes from budget
+to budget and fits again at each (strategies.py); chains are short, of the same length for all
+(refits.py). One start is one line of a JSONL file beside OUT; a killed run goes on, and a second
+process with --backwards shares the work.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,13 @@ import pandas as pd
 from data import largest_of_families, rectified_ft, shared
 from refits import cheapest, fit_rows
 from resume import append, kept, mean_and_error, save
-from strategies import RIVALS, choose
+from strategies import RIVALS, Market, campaign
 
 from tunecast.models.fits import Fit
 from tunecast.models.scoring import crps
 
 JUDGED = ("forecast", *RIVALS)
-REFITTED = ("forecast", "D-optimal", "V-optimal")
+BUDGETS = (0.01, 0.05, 0.1)
 # Table of arXiv:2604.22753 at its largest budget: 10 % (parallel), 50 % (sparsity).
 PUBLISHED = {
     "parallel": {"Random": 0.19, "Cheapest": 0.42, "D-opt": 0.99, "V-opt": 0.99, "SL2": 0.99},
@@ -51,12 +52,10 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Problem:
-    """A pool of runs with their costs, what it is to tell of, and how it is fitted."""
+    """What can be bought, the runs to forecast, budgets, and whether a start counts."""
 
-    pool: pd.DataFrame
-    costs: np.ndarray
+    market: Market
     test: pd.DataFrame
-    ask: dict[str, Any]
     budgets: tuple[float, ...]
     start_counts: bool
 
@@ -71,7 +70,7 @@ def problem(name: str) -> Problem:
         test = runs[unseen & (runs["finetune_examples"] >= 409_600)].reset_index(drop=True)
         costs = pool["model_size"].to_numpy(float) * pool["finetune_examples"].to_numpy(float)
         ask = {"law": "rectified", "cell": ("task", "method", "family")}
-        return Problem(pool, costs, test, ask, (0.1,), False)
+        return Problem(Market(pool, costs, test.drop(columns="loss"), ask), test, BUDGETS, False)
     table = pd.read_csv(shared("scalebench", f"{name}.csv"))
     table["run_id"] = [f"{name}/{i}" for i in range(len(table))]
     table["method"] = "pretrain"
@@ -94,8 +93,9 @@ def problem(name: str) -> Problem:
         }
     train = (table["split"] == "train").to_numpy()
     pool, test = table[train].reset_index(drop=True), table[~train].reset_index(drop=True)
-    budgets = (0.01, 0.05, 0.1) if name == "parallel" else (0.01, 0.05, 0.1, 0.5)
-    return Problem(pool, cost[train].to_numpy(float), test, ask, budgets, True)
+    budgets = BUDGETS if name == "parallel" else (*BUDGETS, 0.5)
+    market = Market(pool, cost[train].to_numpy(float), test.drop(columns="loss"), ask)
+    return Problem(market, test, budgets, True)
 
 
 def judged(fit: Fit, asked: Problem) -> dict[str, Any]:
@@ -116,43 +116,10 @@ def judged(fit: Fit, asked: Problem) -> dict[str, Any]:
     return out | {"r2": float(np.mean(scores))}
 
 
-def buy(
-    name: str,
-    fit: Fit,
-    known: np.ndarray,
-    asked: Problem,
-    budget: float,
-    number: int,
-    settings: dict[str, Any],
-    chain: dict[str, Any],
-) -> np.ndarray:
-    """Return which runs a strategy has in the end, as booleans.
-
-    Those that learn from a fit spend the budget in equal rounds and fit again after each; ``chain``
-    is how long.
-    """
-    costs, bought, left = asked.costs, known.copy(), budget
-    rounds = settings["rounds"] if name in REFITTED else 1
-    for done in range(rounds):
-        open_ = np.flatnonzero(~bought)
-        part = left / (rounds - done)
-        if part < costs[open_].min():
-            continue
-        picked = choose(
-            name, fit, asked.pool.iloc[open_].reset_index(drop=True), costs[open_],
-            asked.test.drop(columns="loss"), part, np.random.default_rng([number, 1]),
-            draws=settings["plan_draws"],
-        )  # fmt: skip
-        bought[open_[picked]] = True
-        left -= costs[open_[picked]].sum()
-        if done < rounds - 1:
-            fit = fit_rows(asked.pool[bought], asked.ask, seed=number, **chain)
-    return bought
-
-
 def start(number: int, asked: Problem, settings: dict[str, Any]) -> dict[str, Any]:
     """Return how each strategy did from one start."""
-    n, costs, pool = len(asked.pool), asked.costs, asked.pool
+    pool, costs, ask = asked.market.pool, asked.market.costs, asked.market.ask
+    n = len(pool)
     rng = np.random.default_rng([settings["seed"], number])
     if asked.start_counts:
         known = cheapest(costs, max(4, n // 10))
@@ -161,42 +128,36 @@ def start(number: int, asked: Problem, settings: dict[str, Any]) -> dict[str, An
         quarter = np.flatnonzero(cheapest(costs, n // 4))
         known[rng.choice(quarter, round(0.05 * n), replace=False)] = True
     chain = {k: settings[k] for k in ("draws", "tune", "chains")}
-    # Plans are made from this one, so it is longer.
-    longer = chain | {"draws": settings["start_draws"]}
-    first = fit_rows(pool[known], asked.ask, seed=number, **longer)
+    first = fit_rows(pool[known], ask, seed=number, **chain)
     record: dict[str, Any] = {"start": number, "known": judged(first, asked)}
     if settings["whole"]:
-        everything = fit_rows(pool, asked.ask, seed=number, **chain)
-        record["whole pool"] = judged(everything, asked)
-    open_ = np.flatnonzero(~known)
-    for share in asked.budgets:
-        left = share * costs.sum() - (costs[known].sum() if asked.start_counts else 0.0)
-        for name in JUDGED:
-            began = time.perf_counter()
-            if left < costs[open_].min():
-                record[f"{name} {share:g}"] = record["known"] | {"bought": 0}
-                continue
-            bought = buy(name, first, known, asked, left, number, settings, longer)
-            line = judged(fit_rows(pool[bought], asked.ask, seed=number, **chain), asked)
+        record["whole pool"] = judged(fit_rows(pool, ask, seed=number, **chain), asked)
+    counted = costs[known].sum() if asked.start_counts else 0.0
+    budgets = [share * costs.sum() - counted for share in asked.budgets]
+    for name in JUDGED:
+        stages = campaign(
+            name, asked.market, known, first, budgets,
+            seed=number, plan_draws=settings["plan_draws"], chain=chain,
+        )  # fmt: skip
+        for share, (bought, fit) in zip(asked.budgets, stages, strict=True):
             new = bought & ~known
-            line |= {
+            line = judged(fit, asked) | {
                 "bought": int(new.sum()),
                 "spent": float(costs[new].sum() / costs.sum()),
-                "seconds": time.perf_counter() - began,
             }
             record[f"{name} {share:g}"] = line
             print(number, name, share, {k: round(v, 4) for k, v in line.items()}, flush=True)
     return record
 
 
-def main(name: str, out: Path, starts: int, settings: dict[str, Any]) -> None:
+def main(name: str, out: Path, starts: int, backwards: bool, settings: dict[str, Any]) -> None:
     """Go through the starts, print and save the result."""
-    asked, path = problem(name), out.with_suffix(".jsonl")
-    done = kept(path, {"problem": name, **settings}, "start")
-    for number in [i for i in range(starts) if i not in done]:
-        done[number] = start(number, asked, settings)
-        append(path, done[number])
-    records = [done[i] for i in range(starts)]
+    asked, path, head = problem(name), out.with_suffix(".jsonl"), {"problem": name, **settings}
+    for number in reversed(range(starts)) if backwards else range(starts):
+        if number not in kept(path, head, "start"):
+            append(path, start(number, asked, settings))
+    done = kept(path, head, "start")
+    records = [done[i] for i in sorted(done)]
     body: dict[str, Any] = {"command": "python " + " ".join(sys.argv), "starts": len(records)}
     body |= {"settings": settings, "published": PUBLISHED.get(name)}
     body["note"] = "refits are short chains; see 'rhat' for how far they are from converged"
@@ -217,13 +178,12 @@ if __name__ == "__main__":
     parser.add_argument("name", choices=("rectified", "parallel", "sparsity"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--starts", type=int, default=1)
-    parser.add_argument("--draws", type=int, default=300)
-    parser.add_argument("--tune", type=int, default=300)
+    parser.add_argument("--draws", type=int, default=500)
+    parser.add_argument("--tune", type=int, default=400)
     parser.add_argument("--chains", type=int, default=2)
-    parser.add_argument("--start-draws", type=int, default=500)
     parser.add_argument("--plan-draws", type=int, default=600)
-    parser.add_argument("--rounds", type=int, default=1, help="parts of a budget")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--whole", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--backwards", action="store_true")
     given = vars(parser.parse_args())
-    main(given.pop("name"), given.pop("out"), given.pop("starts"), given)
+    main(*(given.pop(key) for key in ("name", "out", "starts", "backwards")), given)

@@ -4,11 +4,14 @@
 
 Each world draws laws, checkpoints and noise as worlds.py does, of one task: worlds 0, 3, 6 ... are
 of the first task, and so on. The pool are its runs of 1B to 8B, at a cost of 6ND with one token an
-example. The cheapest 5 % of them are known at the start; each
-strategy then buys for 1, 5 and 10 % of the pool's cost, once, without looking at what comes. Every
-choice is judged by a refit: how often the method of the highest p_best at 16B is the true winner,
-what choosing it costs in nats, and the CRPS of the 16B losses expected. "whole pool" is what all
-runs together reach: which way the checkpoint of 16B deviates, no run of the pool can tell.
+example. The cheapest 5 % of them are known at the start; each strategy then buys for 1 % of the
+pool's cost, fits again, and goes on to 5 and to 10 % likewise. Every such fit is judged: how often
+the method of the highest p_best at 16B is the true winner, what choosing it costs in nats, and the
+CRPS of the 16B losses expected. "whole pool" is what all runs together reach.
+
+Which way the checkpoint of 16B deviates, no run of the pool can tell, and which of two close
+methods wins there is mostly that. So each fit is judged against many such checkpoints of its world,
+drawn anew, and the mean is taken: the same rates as against one, with less chance in them.
 
 Refits are short chains, the same length for all strategies (refits.py). A world depends on (seed,
 number) alone, and is one line of a JSONL file beside OUT; a killed run goes on, and a second
@@ -19,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +29,23 @@ import numpy as np
 import pandas as pd
 from refits import cheapest, fit_rows
 from resume import append, kept, mean_and_error, save
-from strategies import STRATEGIES, choose
-from worlds import METHODS, TASKS, contests, laws_of_a_world, split, true_losses
+from strategies import STRATEGIES, Market, campaign
+from worlds import METHODS, TASKS, contests, laws_of_a_world, split
 
 from tunecast.models.fits import Fit
+from tunecast.models.published import ByCell
 from tunecast.models.scoring import crps
-from tunecast.models.simulate import simulate
+from tunecast.models.simulate import (
+    BASE_MODEL_EFFECT,
+    CURVE_EFFECT,
+    published_loss,
+    simulate,
+)
 
 BUDGETS = (0.01, 0.05, 0.10)
 START = 0.05  # the cheapest share of runs that is known
 ASK = {"law": "multiplicative", "cell": ("task", "method")}
+CHECKPOINTS = 200  # of 16B, that each fit is judged against
 PLANNED = (1e4, 1e5, 1e6)  # examples at which the winner is planned for; judged at all of worlds.py
 
 
@@ -45,19 +54,28 @@ def costs_of(pool: pd.DataFrame) -> np.ndarray:
     return 6 * pool["model_size"].to_numpy(float) * pool["finetune_examples"].to_numpy(float)
 
 
+def checkpoints(laws: ByCell, places: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+    """Return expected log losses for checkpoints drawn anew, shape (checkpoints, places, methods).
+
+    All places are of one task and one model size.
+    """
+    law = np.array([np.log(published_loss(places.assign(method=m), laws)) for m in METHODS]).T
+    shared = BASE_MODEL_EFFECT * rng.standard_normal((CHECKPOINTS, 1, 1))
+    return law + shared + CURVE_EFFECT * rng.standard_normal((CHECKPOINTS, 1, len(METHODS)))
+
+
 def judged(fit: Fit, places: pd.DataFrame, truth: np.ndarray) -> dict[str, Any]:
-    """Return right winners, regret in nats and CRPS of expected log losses over contests."""
+    """Return right winners, regret in nats and CRPS of expected log losses."""
     x = np.log(fit.draws(with_methods(places)).expected)
     # Not by `compare`: a method of which nothing was bought is a candidate for winning too.
     best = x.reshape(len(x), len(METHODS), -1).argmin(axis=1)
     named = np.array([np.bincount(b, minlength=len(METHODS)).argmax() for b in best.T])
     losses = np.exp(truth)
-    regret = losses[np.arange(len(named)), named] - losses.min(axis=1)
-    y = truth.T.ravel()
+    regret = losses[:, np.arange(len(named)), named] - losses.min(axis=2)
     return {
-        "right": float((named == truth.argmin(axis=1)).mean()),
+        "right": float((named == truth.argmin(axis=2)).mean()),
         "regret": float(regret.mean()),
-        "crps": float(crps(x, y).mean()),
+        "crps": float(np.mean([crps(x, y.T.ravel()).mean() for y in truth])),
         "rhat": fit.diagnostics.rhat_max,
         "divergences": fit.diagnostics.divergences,
     }
@@ -68,54 +86,38 @@ def task_of(number: int) -> str:
     return TASKS[number % len(TASKS)]
 
 
-def of_task(runs: pd.DataFrame, task: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return a task's runs of 1B to 8B, and those of 16B."""
-    return split(runs[runs["task"] == task].reset_index(drop=True))
-
-
 def world(number: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Return how each strategy did at each budget in one world."""
     rng = np.random.default_rng([settings["seed"], number])
     laws = laws_of_a_world(rng)
+    task = task_of(number)
     runs = simulate(rng, laws=laws)
-    pool, test = of_task(runs, task_of(number))
-    here = (contests()["task"] == task_of(number)).to_numpy()
-    places, truth = contests()[here].reset_index(drop=True), true_losses(laws, test)[here]
+    pool, _ = split(runs[runs["task"] == task].reset_index(drop=True))
+    places = contests().query("task == @task").reset_index(drop=True)
+    truth = checkpoints(laws, places, rng)
     costs = costs_of(pool)
     known = cheapest(costs, round(START * len(pool)))
     chain = {name: settings[name] for name in ("draws", "tune", "chains")}
     seed = int(rng.integers(2**31))
-    # Plans are made from this one, so it is longer.
-    start = fit_rows(pool[known], ASK, seed=seed, **chain | {"draws": settings["start_draws"]})
-    whole = fit_rows(pool, ASK, seed=seed, **chain)
+    start = fit_rows(pool[known], ASK, seed=seed, **chain)
     record: dict[str, Any] = {
         "world": number,
         "start": judged(start, places, truth),
-        "whole pool": judged(whole, places, truth),
+        "whole pool": judged(fit_rows(pool, ASK, seed=seed, **chain), places, truth),
     }
-    open_ = np.flatnonzero(~known)
-    planned_for = places[places["finetune_examples"].isin(PLANNED)]
+    targets = with_methods(places[places["finetune_examples"].isin(PLANNED)])
+    market = Market(pool, costs, targets, ASK)
     for name in STRATEGIES:
-        for share in BUDGETS:
-            began = time.perf_counter()
-            picked = choose(
-                name, start, pool.iloc[open_].reset_index(drop=True), costs[open_],
-                with_methods(planned_for), share * costs.sum(),
-                np.random.default_rng([seed, number]),
-                draws=settings["plan_draws"],
-            )  # fmt: skip
-            planned = time.perf_counter() - began
-            bought = known.copy()
-            bought[open_[picked]] = True
-            fit = fit_rows(pool[bought], ASK, seed=seed, **chain)
-            line = judged(fit, places, truth) | {
-                "bought": len(picked),
-                "spent": float(costs[open_[picked]].sum() / costs.sum()),
-                "plan_seconds": planned,
-                "seconds": time.perf_counter() - began,
+        stages = campaign(
+            name, market, known, start, [share * costs.sum() for share in BUDGETS],
+            seed=seed, plan_draws=settings["plan_draws"], chain=chain,
+        )  # fmt: skip
+        for share, (bought, fit) in zip(BUDGETS, stages, strict=True):
+            new = bought & ~known
+            record[f"{name} {share:g}"] = judged(fit, places, truth) | {
+                "bought": int(new.sum()),
+                "spent": float(costs[new].sum() / costs.sum()),
             }
-            record[f"{name} {share:g}"] = line
-            print(number, name, share, {k: round(v, 4) for k, v in line.items()}, flush=True)
     return record
 
 
@@ -180,10 +182,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/plan_worlds.json"))
     parser.add_argument("--worlds", type=int, default=100)
-    parser.add_argument("--draws", type=int, default=300)
+    parser.add_argument("--draws", type=int, default=750)
     parser.add_argument("--tune", type=int, default=300)
     parser.add_argument("--chains", type=int, default=2)
-    parser.add_argument("--start-draws", type=int, default=1000)
     parser.add_argument("--plan-draws", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backwards", action="store_true")

@@ -1,17 +1,22 @@
 """Ways to spend a budget on a pool of runs: tunecast's plans and five rivals.
 
-A strategy takes what is known (a fit of the runs bought so far) and returns candidates in order;
-the caller buys as many as the budget pays for. Nobody sees a loss that was not bought. D- and
-V-optimal choice are the classical ones: each cell's law on its own, ``log L`` linearised at the
-posterior medians of its parameters, runs added one by one by gain per cost.
+A strategy takes what is known (a fit of the runs bought so far) and chooses runs for a budget; a
+`campaign` buys them, fits again and goes on to the next budget. Nobody sees a loss that was not
+bought. D- and V-optimal choice are the classical ones: each cell's law on its own, ``log L``
+linearised at the posterior medians of its parameters, runs added one by one by gain per cost.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from refits import fit_rows
 
-from tunecast.models.design import plan
+from tunecast.models.design import NothingToTell, plan
 from tunecast.models.fits import Fit, published_parameters
 from tunecast.models.laws import get_law
 
@@ -20,6 +25,71 @@ RIVALS = ("random", "cheapest", "cost-weighted random", "D-optimal", "V-optimal"
 STRATEGIES = (*GOALS, *RIVALS)
 STEP = 1e-4  # of a parameter, for derivatives
 RIDGE = 1e-3  # prior precision of a log parameter, so that a cell without runs has an answer
+
+
+@dataclass(frozen=True)
+class Market:
+    """Runs that can be bought, and what for.
+
+    Parameters
+    ----------
+    pool : DataFrame
+        Runs with their losses.
+    costs : ndarray, shape (runs,)
+        What each costs.
+    targets : DataFrame
+        What is to be forecast or decided.
+    ask : dict
+        What `fit_rows` is asked.
+    """
+
+    pool: pd.DataFrame
+    costs: np.ndarray
+    targets: pd.DataFrame
+    ask: dict[str, Any]
+
+
+def campaign(
+    name: str,
+    market: Market,
+    known: np.ndarray,
+    first: Fit,
+    budgets: Sequence[float],
+    *,
+    seed: int,
+    plan_draws: int,
+    chain: dict[str, Any],
+) -> Iterator[tuple[np.ndarray, Fit]]:
+    """Yield, for each budget, which runs a strategy has by then and the fit of them.
+
+    Parameters
+    ----------
+    name : str
+        One of `STRATEGIES`.
+    market : Market
+        What can be bought.
+    known : ndarray of bool, shape (runs,)
+        The runs of the start.
+    first : Fit
+        The fit of them.
+    budgets : sequence of float
+        What may have been spent by then, rising, without the cost of the start.
+    seed, plan_draws, chain
+        Of fits and choices; draws of a plan; how long chains are.
+    """
+    fit, bought, spent = first, known.copy(), 0.0
+    for number, budget in enumerate(budgets):
+        open_ = np.flatnonzero(~bought)
+        costs = market.costs[open_]
+        if budget - spent >= costs.min():
+            picked = choose(
+                name, fit, market.pool.iloc[open_].reset_index(drop=True), costs, market.targets,
+                budget - spent, np.random.default_rng([seed, number]), draws=plan_draws,
+            )  # fmt: skip
+            bought[open_[picked]] = True
+            spent += costs[picked].sum()
+            fit = fit_rows(market.pool[bought], market.ask, seed=seed, **chain)
+        yield bought.copy(), fit
 
 
 def within(order: np.ndarray, costs: np.ndarray, budget: float) -> np.ndarray:
@@ -46,10 +116,13 @@ def choose(
     """Return the positions of the candidates that a strategy buys for a budget."""
     if name in GOALS:
         pool = candidates.drop(columns="loss").assign(cost=costs, position=range(len(costs)))
-        answer = plan(
-            fit, pool, goal=name, targets=targets, budget=budget, draws=draws,
-            check=False, allow_unconverged=True,
-        )  # fmt: skip
+        try:
+            answer = plan(
+                fit, pool, goal=name, targets=targets, budget=budget, draws=draws,
+                check=False, allow_unconverged=True,
+            )  # fmt: skip
+        except NothingToTell:
+            return np.empty(0, dtype=int)
         return answer.runs["position"].to_numpy(int)
     n = len(costs)
     if name == "random":

@@ -45,6 +45,10 @@ UNNAMED = "not seen yet: "  # what the name given to an unnamed base model begin
 MEASURED_COSTS = ("gpu_seconds", "train_flops")  # columns of a run table, the first one preferred
 
 
+class NothingToTell(FitError):
+    """No candidate tells anything about the goal, in one sentence."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Runs to buy, in order, and what they are expected to bring.
@@ -145,6 +149,8 @@ def plan(
 
     Raises
     ------
+    NothingToTell
+        Where no candidate tells anything about the goal.
     FitError
         In one sentence: a candidate outside the law's domain, a cost that is not above 0, a budget
         below the cheapest candidate, a winner without rivals, a fit that did not converge.
@@ -181,10 +187,12 @@ def plan(
     start = regression(outcomes, by, np.random.default_rng([seed, 3]), most)
     own = start if by is asked else regression(outcomes, asked, np.random.default_rng([seed, 3]))
     alone = own.screen()
-    if alone.max() < WORTH:
-        raise FitError(
+    # By the goal that runs are chosen by, for two runs may change a verdict that neither would.
+    open_ = asked.entropy() if isinstance(asked, Contests) else np.inf
+    if min(start.screen().max(), open_) < WORTH:
+        raise NothingToTell(
             f"none of the {len(ready)} candidates tells anything about the goal '{goal}': "
-            "the most that one of them adds is below a thousandth of a nat"
+            "there is less than a thousandth of a nat to learn from them"
         )
     # Identical runs once, whatever their costs and replicates.
     groups = run_groups(layout, ready)

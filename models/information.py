@@ -125,6 +125,11 @@ class Contests:
         """Return some draws."""
         return Contests(tuple(b[draws] for b in self.blocks))
 
+    def entropy(self) -> float:
+        """Return the entropy of who wins in nats, the mean over targets: all there is to tell."""
+        shares = [np.bincount(winners(b)) / len(b) for b in self.blocks]
+        return float(np.mean([-(p * np.log(p)).sum() for p in shares]))
+
 
 type Goal = Values | Contests
 
