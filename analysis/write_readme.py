@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -47,6 +47,7 @@ def rendered(readme: str) -> str:
         "worlds": _worlds(_read(RESULTS / "worlds.json")),
         "speed": _speed(_read(RESULTS / "speed.json")),
         "plans": _plans(_read(RESULTS / "plan_worlds.json")),
+        "real plans": _real_plans(_read(RESULTS / "rectified.json")),
         "files": _files(),
     }
     for name, text in parts.items():
@@ -145,9 +146,18 @@ def _speed(found: Mapping[str, Any]) -> str:
 
 
 def _plans(found: Mapping[str, Any]) -> str:
+    scores = (("right", "right winner"), ("regret", "regret"), ("crps", "CRPS"))
+    return _by_share(found, scores) + f"\nOver {found['worlds']} worlds, ± standard errors.\n"
+
+
+def _real_plans(found: Mapping[str, Any]) -> str:
+    told = f"\nOver {found['starts']} starts, ± standard errors.\n"
+    return _by_share(found["scores"], (("crps", "CRPS"),)) + told
+
+
+def _by_share(found: Mapping[str, Any], scores: Sequence[tuple[str, str]]) -> str:
     """Scores of each way to choose runs, and of the whole pool, by share of the pool's cost."""
     shares = (0.01, 0.05, 0.1)
-    scores = (("right", "right winner"), ("regret", "regret"), ("crps", "CRPS"))
     names = list(dict.fromkeys(k.rpartition(" ")[0] for k in found if k.endswith(" 0.1")))
     heads = [f"{told}, {share:.0%}" for _, told in scores for share in shares]
     lines = [f"| chosen by | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
@@ -160,7 +170,7 @@ def _plans(found: Mapping[str, Any]) -> str:
                 digits = ".1%" if score == "right" else ".4f"
                 cells.append(f"{value:{digits}} ± {error:{digits}}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"Over {found['worlds']} worlds, ± standard errors.", ""])
+    return "\n".join(lines) + "\n"
 
 
 def _files() -> str:

@@ -30,10 +30,10 @@ import numpy as np
 import pandas as pd
 from baselines import group_least_squares, per_curve_least_squares, simple_scaling_laws
 from data import largest_of_families, rectified_ft, revisiting_nsl
+from resume import save
 from unpooled import unpooled
 
 from tunecast.models import fit
-from tunecast.models.files import write_atomically
 from tunecast.models.fits import Fit, Member
 from tunecast.models.priors import PriorTable
 from tunecast.models.scoring import score_draws
@@ -135,7 +135,7 @@ def main(out: Path, only: str = "", law: str = "rectified") -> None:
                 print(f"{name}: {peer} cannot: {error}", flush=True)
                 continue
             rows += _rows(name, peer, draws, test, time.perf_counter() - started, {})
-        save(out, rows)
+        save(out, body_of(rows))
     print(averages(rows).round(4).to_string())
 
 
@@ -169,16 +169,14 @@ def averages(rows: list[dict[str, Any]]) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def save(out: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the scores and the command that made them."""
-    body = {
+def body_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what is saved: the scores, and the command that made them."""
+    return {
         "command": "python " + " ".join(sys.argv),
         "python": platform.python_version(),
-        "averages": json.loads(averages(rows).to_json(orient="index")),
+        "averages": averages(rows).to_dict(orient="index"),
         "scores": rows,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, lambda path: path.write_text(json.dumps(body, indent=1)))
 
 
 if __name__ == "__main__":

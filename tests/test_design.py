@@ -322,6 +322,12 @@ def test_a_budget_is_spent() -> None:
     assert 4.0 - costs.min() < costs[list(batch.chosen)].sum() <= 4.0
 
 
+def test_entropy_is_what_a_contest_has_left_to_tell() -> None:
+    even, settled = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([[0.0, 1.0], [0.0, 1.0]])
+    assert Contests((settled,)).entropy() == 0
+    np.testing.assert_allclose(Contests((even, settled)).entropy(), np.log(2) / 2)
+
+
 def test_differences_of_settled_contests_are_left_out() -> None:
     a, b = np.random.default_rng(0).standard_normal((2, 1000))
     close, settled = np.column_stack([a, b]), np.column_stack([a, b + 9])

@@ -15,6 +15,7 @@ from conftest import INFO, SMALL
 from tunecast.analysis.cli import main
 from tunecast.analysis.plan import plan_figure
 from tunecast.models.design import (
+    NothingToTell,
     Plan,
     costs_of,
     joint_draws,
@@ -25,6 +26,7 @@ from tunecast.models.design import (
     run_groups,
 )
 from tunecast.models.fits import Diagnostics, Fit
+from tunecast.models.information import WORTH
 from tunecast.models.layout import FitError
 from tunecast.models.priors import WEAK
 from tunecast.models.questions import targets_grid
@@ -281,15 +283,31 @@ def test_an_unconverged_fit_is_refused_unless_allowed(fit: Fit, pool: pd.DataFra
     assert not marked.runs["converged"].any()
 
 
-def test_candidates_that_tell_nothing_are_refused(fit: Fit, pool: pd.DataFrame) -> None:
-    """Full fine-tuning wins by e^20 in every draw, so nothing is left to learn."""
+def favouring(fit: Fit, by: float) -> Fit:
+    """The fit with the loss of full fine-tuning lower by a factor of e^by in every draw."""
     member = fit.members[0]
     cell = {name: values.copy() for name, values in member.belief.cell.items()}
-    cell["level"][:, member.layout.cells.index((TASK, "fmt"))] -= 20
+    cell["level"][:, member.layout.cells.index((TASK, "fmt"))] -= by
     sure = replace(member)
     sure.__dict__["belief"] = replace(member.belief, cell=cell)
-    with pytest.raises(FitError, match="none of the 18 candidates tells anything about the goal"):
-        plan(replace(fit, members=(sure,), _predictors={}), pool, targets=TARGETS)
+    return replace(fit, members=(sure,), _predictors={})
+
+
+def test_candidates_that_tell_nothing_are_refused(fit: Fit, pool: pd.DataFrame) -> None:
+    """Full fine-tuning wins in every draw, so nothing is left to learn."""
+    with pytest.raises(NothingToTell, match="none of the 18 candidates tells anything about the"):
+        plan(favouring(fit, 20.0), pool, targets=TARGETS)
+
+
+def test_runs_that_alone_change_no_verdict_are_not_refused(fit: Fit, pool: pd.DataFrame) -> None:
+    """Full fine-tuning wins in nearly every draw, but they tell of the differences."""
+    sure = favouring(fit, 2.0)
+    alone = plan(sure, pool, targets=TARGETS, check=False).candidates["gain"].to_numpy()
+    weak = pool[alone < WORTH]
+    found = plan(sure, weak, targets=TARGETS, check=False)
+    assert (found.candidates["gain"] < WORTH).all()
+    assert len(found.runs) > 0
+    assert found.runs["p_right_before"].iloc[0] < 1
 
 
 # ------------------------------------------------------------------ the command
