@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tunecast.models.design import Plan
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -211,8 +211,8 @@ class Fit:
     def summary(self) -> pd.DataFrame:
         """Return posterior quantiles of A, E, alpha, beta and D_l of each cell, as papers print.
 
-        And gamma: what the law gives with the others is times ``(X / X_ref)^-gamma``, where
-        ``X_ref`` is the table's median.
+        They hold at the table's median ``X_ref`` of each factor. And delta: elsewhere beta is times
+        ``(X / X_ref)^-delta``, about the middle of the cell's data sizes.
 
         Returns
         -------
@@ -226,7 +226,7 @@ class Fit:
             units = {p.name: p.unit for p in law.parameters}
             for k, cell in enumerate(member.layout.cells):
                 found = published_parameters(member, k)
-                found |= {n: v[:, k] for n, v in member.belief.cell.items() if "gamma" in n}
+                found |= {n: v[:, k] for n, v in member.belief.cell.items() if "delta" in n}
                 for name, values in found.items():
                     low, mid, high = np.quantile(values, [0.05, 0.5, 0.95])
                     head = {"law": law.name, **dict(zip(question.cell, cell, strict=True))}

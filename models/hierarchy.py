@@ -21,7 +21,7 @@ Geometry decides how fast this samples. Three devices, each exact:
   over its own base models, its slope in each factor and its bend, with the effects of those base
   models upon them. Each is its hierarchical coordinate, shifted or scaled by unknowns drawn before
   it; where runs give an estimate with an error, in units of what estimate and prior leave open
-  (`_seen`). What runs leave open (share, gamma) is sampled between itself and its standardised
+  (`_seen`). What runs leave open (share, delta) is sampled between itself and its standardised
   deviation.
 * Every learned scale is log-normal, so none of them has a funnel at zero.
 """
@@ -130,8 +130,8 @@ def coordinates(law: Law, factors: Sequence[str]) -> tuple[str, ...]:
 
 def open_coordinates(law: Law, factors: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the coordinates that runs rarely settle."""
-    gamma = [f"gamma:{k}" for k in factors if law.has("alpha")]
-    return ("share", *gamma, *(f"split:{k}" for k in factors if law.has("B")))
+    delta = [f"delta:{k}" for k in factors if law.has("alpha")]
+    return ("share", *delta, *(f"split:{k}" for k in factors if law.has("B")))
 
 
 def prior_of(priors: PriorTable, coordinate: str) -> Any:
@@ -152,11 +152,11 @@ def slope_shift(share: Array, onset: Array | None, xp: Any) -> Array:
 
 def at_factors(
     law: Law, factors: Sequence[str], cell: Mapping[str, Array], x: Array, xp: Any
-) -> tuple[Array, Array]:
-    """Return log loss and logit of its irreducible share that a cell expects at its D_ref.
+) -> tuple[Array, Array, Array]:
+    """Return what a cell expects of curves: log loss at D_ref, logit of its share of E, and rate.
 
-    The laws hold E fixed while a factor grows. Real base models of other sizes tend to other
-    losses with unlimited data, so the loss as a whole falls with an exponent of its own, gamma.
+    The laws hold beta fixed while a factor grows. Curves of larger base models are flatter or
+    steeper than that, so beta falls with an exponent of its own, delta.
 
     Parameters
     ----------
@@ -186,10 +186,10 @@ def at_factors(
         parameters |= {"A": xp.exp(log_reducible), "E": xp.exp(log_floor)}
     amplitude = xp.log(law.part("amplitude", X, parameters))
     floor = xp.log(law.part("floor", X, parameters))
-    whole = amplitude - log_sigmoid(amplitude - floor, xp)
+    rate = cell["rate"]
     for i, k in enumerate(X):
-        whole = whole - cell[f"gamma:{k}"] * x[:, i]
-    return whole, floor - amplitude
+        rate = rate - cell[f"delta:{k}"] * x[:, i]
+    return amplitude - log_sigmoid(amplitude - floor, xp), floor - amplitude, rate
 
 
 def decline(
@@ -254,7 +254,7 @@ def believe(layout: Layout, priors: PriorTable, way: Way) -> Belief:
 
     own = {name: value[..., of_curve] for name, value in cell.items()}
     x = given("curve_x", layout.curve_x)
-    expected_level, expected_share = at_factors(law, factors, own, x, xp)
+    expected_level, expected_share, expected_rate = at_factors(law, factors, own, x, xp)
     bend = draw("curve_bend", 0.0, 1.0, ("bent coordinate", "curve"), None)
     share = expected_share + scatter["share"][..., None] * bend[..., 0, :]
     onset = None
@@ -267,7 +267,7 @@ def believe(layout: Layout, priors: PriorTable, way: Way) -> Belief:
     )
     told = _Estimate(log_slope, leverage / noise**2)
     sd = scatter["rate"][..., None]
-    slope = _seen("curve_slope", own["rate"] + shift, sd, told, None, ("curve",), way)
+    slope = _seen("curve_slope", expected_rate + shift, sd, told, None, ("curve",), way)
     rate = slope - shift
     shape = decline(law, given("log_u", layout.log_u), share, rate, onset, xp, of_row)
     # A curve's mean over its own rows is what its data determine; the level at D_ref follows.
@@ -459,20 +459,22 @@ def _means(
         given(name, number) for name, number in _sight(layout, at).items()
     )
     shown = 0.0 if base is None else base @ mean
+    steeper = 0.0
     for k, factor in enumerate(factors if law.has("alpha") else ()):
-        gamma = value[f"gamma:{factor}"]
         lever = _lever(law, factors, factor, value, xp)
-        shift = gamma if base is None else gamma - base @ slopes[k]
+        shift = 0.0 if base is None else -(base @ slopes[k])
         weight: Any = weights.alpha
         if weight is None:
             weight = _Estimate(fall[k], width[k] / (scatter["level"][..., None] ** 2 + blur))
         alpha = seen(f"slope:{factor}", f"alpha:{factor}", shift, weight, lever)
-        shown = shown - (gamma + lever * alpha) * centre[k]
+        shown = shown - lever * alpha * centre[k]
+        steeper = steeper - value[f"delta:{factor}"] * centre[k]
     seen("level", "level", shown, 1.0)
     weight = weights.slope
     if weight is None:
         weight = given("slope_weight", np.bincount(at, slope_weight(layout, priors)) / curves)
-    seen("slope", "rate", slope_shift(value["share"], value.get("onset"), xp), weight)
+    shift = slope_shift(value["share"], value.get("onset"), xp) + steeper
+    seen("slope", "rate", shift, weight)
     return xp.concatenate([free, *(value[name][..., None, :] for name in names[n:])], axis=-2)
 
 

@@ -142,7 +142,7 @@ class Predictor:
     ) -> tuple[np.ndarray, ...]:
         b, key = self.belief, (*cell, base, *self._own(x))
         own = self._cell(cell)
-        level, share = at_factors(
+        level, share, rate = at_factors(
             self.law,
             self.layout.question.factors,
             {k: v[:, None] for k, v in own.items()},
@@ -150,11 +150,11 @@ class Predictor:
             np,
         )
         level, share = level[:, 0], share[:, 0]
+        rate = rate[:, 0] + b.scatter["rate"] * self._z("rate", *key)
         share = share + b.scatter["share"] * self._z("share", *key)
         onset = None
         if "onset" in self.names:
             onset = own["onset"] + b.scatter["onset"] * self._z("onset", *key)
-        rate = own["rate"] + b.scatter["rate"] * self._z("rate", *key)
         # A curve's mean over its cell's range scatters, as it does for the curves fitted.
         deviation = np.zeros(self.size)
         if not self.layout.one_curve_per_base_model:

@@ -82,7 +82,7 @@ def test_the_fit_says_where_it_comes_from(sampled: Fit, runs: pd.DataFrame) -> N
 def test_summary_is_in_the_papers_spelling(sampled: Fit) -> None:
     table = sampled.summary()
     assert set(table["parameter"]) == {
-        "A", "alpha:model_size", "gamma:model_size", "D_l", "beta", "E",
+        "A", "alpha:model_size", "delta:model_size", "D_l", "beta", "E",
     }  # fmt: skip
     assert len(table) == 3 * 6
     assert (table["q05"] <= table["q50"]).all() and (table["q50"] <= table["q95"]).all()
@@ -317,7 +317,7 @@ def test_a_file_of_another_format_asks_for_a_new_fit(
     monkeypatch.setattr("tunecast.models.fits.FORMAT", 99)
     sampled.save(tmp_path / "fit.nc")
     monkeypatch.undo()
-    with pytest.raises(FitError, match="has fit format 99, this version reads 3: fit again"):
+    with pytest.raises(FitError, match="has fit format 99, this version reads 4: fit again"):
         load_fit(tmp_path / "fit.nc")
 
 

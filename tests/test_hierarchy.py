@@ -132,6 +132,15 @@ def papers_parameters(fit: Fit, cell: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def with_beta(printed: dict[str, Any], beta: float, D_ref: float) -> dict[str, Any]:
+    """Parameters of another beta by which the loss at D_ref and its parts stay what they are."""
+    head = "B" if "B" in printed else "A"
+    moved = printed | {"beta": beta, head: printed[head] * D_ref ** (beta - printed["beta"])}
+    if "D_l" in printed:
+        moved["D_l"] = D_ref * (printed["D_l"] / D_ref) ** (printed["beta"] / beta)
+    return moved
+
+
 @pytest.mark.parametrize(("law", "factors"), [a for a in ASKED if a[1] or a[0] == "power"])
 def test_a_curve_without_deviations_is_the_law_with_the_printed_parameters(
     ladder: pd.DataFrame, believed: Callable[..., Fit], law: str, factors: tuple[str, ...]
@@ -149,20 +158,21 @@ def test_a_curve_without_deviations_is_the_law_with_the_printed_parameters(
             own = {name: value[0, k] for name, value in member.belief.cell.items()}
             if own["rate"] < np.log(0.02):  # D_l = exp(-onset / beta) leaves the numbers
                 continue
-            level, share = at_factors(formula, factors, own, x, np)
-            level, share = np.broadcast_to(level, 5), np.broadcast_to(share, 5)
+            parts = at_factors(formula, factors, own, x, np)
+            level, share, rate = (np.broadcast_to(part, 5) for part in parts)
             ours = [
-                level[i] + decline(formula, log_u, share[i], own["rate"], own.get("onset"), np)
+                level[i] + decline(formula, log_u, share[i], rate[i], own.get("onset"), np)
                 for i in range(5)
             ]
             printed = papers_parameters(fit, cell)
-            gamma = printed.pop("gamma", {})
-            D = 2.0 ** layout.log2_d_ref[k] * np.exp(log_u)
+            delta = printed.pop("delta", {})
+            D_ref = 2.0 ** layout.log2_d_ref[k]
             for scale, errors in ((1.0, []), (2.0, worst)):
                 for i in range(5):
                     X = {f: layout.x_ref[j] * np.exp(x[i, j]) for j, f in enumerate(factors)}
-                    whole = sum(gamma[f] * x[i, j] for j, f in enumerate(factors))
-                    theirs = np.log(formula(scale * D, X, **printed)) - whole
+                    flatter = np.exp(-sum(delta[f] * x[i, j] for j, f in enumerate(factors)))
+                    there = with_beta(printed, printed["beta"] * flatter, D_ref)
+                    theirs = np.log(formula(scale * D_ref * np.exp(log_u), X, **there))
                     errors.append(np.abs(theirs - ours[i]).max())
                 if scale == 1.0:
                     assert max(errors) < 1e-10
@@ -172,14 +182,16 @@ def test_a_curve_without_deviations_is_the_law_with_the_printed_parameters(
 
 def test_level_and_share_are_those_at_the_reference_point() -> None:
     law = get_law("rectified")
-    own = {"level": 0.4, "share": -1.2, "alpha:model_size": 0.3, "gamma:model_size": 0.05}
-    level, share = at_factors(law, ("model_size",), own, np.zeros((1, 1)), np)
+    own = {"level": 0.4, "share": -1.2, "rate": -2.0}
+    own |= {"alpha:model_size": 0.3, "delta:model_size": 0.05}
+    level, share, rate = at_factors(law, ("model_size",), own, np.zeros((1, 1)), np)
     assert level[0] == pytest.approx(0.4, abs=1e-12)
     assert share[0] == pytest.approx(-1.2, abs=1e-12)
-    # Of an unlimited size only the irreducible part is left, and gamma goes on lowering that.
-    far, _ = at_factors(law, ("model_size",), own, np.full((1, 1), 200.0), np)
-    floor = 0.4 + np.log(1 / (1 + np.exp(1.2)))
-    assert far[0] == pytest.approx(floor - 0.05 * 200, abs=1e-9)
+    assert rate[0] == -2.0
+    # Of an unlimited size only the irreducible part is left.
+    far, _, flat = at_factors(law, ("model_size",), own, np.full((1, 1), 200.0), np)
+    assert far[0] == pytest.approx(0.4 + np.log(1 / (1 + np.exp(1.2))), abs=1e-9)
+    assert flat[0] == pytest.approx(-2.0 - 0.05 * 200)
     assert decline(law, np.zeros(1), share, np.array(-2.0), np.array(0.8), np)[0] == pytest.approx(
         0, abs=1e-14
     )
@@ -213,8 +225,8 @@ def test_the_lever_is_how_alpha_moves_the_slope_in_a_factor(law: str) -> None:
     """By central differences; off by what keeps the lever from zero, 0.03 in quadrature."""
     formula, h = get_law(law), 1e-5
     own = {name: np.array([0.3]) for name in coordinates(formula, TWO)}
-    ends, _ = at_factors(formula, TWO, own, np.array([[-h, 0], [h, 0]]), np)
-    moved = -(ends[1] - ends[0]) / (2 * h) - own["gamma:model_size"][0]
+    ends, *_ = at_factors(formula, TWO, own, np.array([[-h, 0], [h, 0]]), np)
+    moved = -(ends[1] - ends[0]) / (2 * h)
     lever = _lever(formula, TWO, TWO[0], own, np)[0]
     assert np.sqrt(lever**2 - 0.03**2) * 0.3 == pytest.approx(moved, abs=1e-9)
 
@@ -241,7 +253,7 @@ def test_every_prior_draw_gives_finite_losses(zhang: pd.DataFrame, law: str) -> 
 def test_coordinates_follow_the_law() -> None:
     assert coordinates(get_law("power"), ()) == ("share", "level", "rate")
     assert coordinates(get_law("additive"), ("a", "b")) == (
-        "share", "gamma:a", "gamma:b", "split:a", "split:b", "alpha:a", "alpha:b", "level", "rate",
+        "share", "delta:a", "delta:b", "split:a", "split:b", "alpha:a", "alpha:b", "level", "rate",
     )  # fmt: skip
     assert "onset" in coordinates(get_law("rectified"), ())
 
@@ -322,7 +334,7 @@ def test_shifts_and_levers_change_no_prior(ladder: pd.DataFrame, law: str) -> No
     layout = laid(pd.concat([ladder, ladder.assign(task="other")]), law, TWO)
     draws, belief = simulate_prior(layout, WEAK, n, 13)
     assert ("cell", "level") in belief.effects
-    before = np.column_stack([belief.base, belief.roots["gamma:model_size"]])
+    before = np.column_stack([belief.base, belief.roots["delta:model_size"]])
     before = (before - before.mean(axis=0)) / before.std(axis=0)
 
     def related(values: np.ndarray) -> float:
@@ -335,7 +347,7 @@ def test_shifts_and_levers_change_no_prior(ladder: pd.DataFrame, law: str) -> No
         assert np.abs((1.05 * z).std(axis=0) - 1).min() > five / np.sqrt(2 * n)  # the control
         if name in ("level", "rate") or name.startswith("alpha"):
             assert related(z) < five / np.sqrt(n)
-    # The control: what is drawn in alpha's place leans on gamma, and alpha itself does not.
+    # The control: what is drawn in alpha's place leans on base-model effects, alpha does not.
     assert related(draws["mean_cell_slope:model_size"]) > five / np.sqrt(n)
 
 
@@ -376,7 +388,7 @@ def test_one_curve_for_each_base_model_makes_one_term(ladder: pd.DataFrame) -> N
     draws, belief = simulate_prior(layout, WEAK, 50, 0)
     assert "base_effect" not in draws and "scatter_level" not in draws
     own = {name: value[:, layout.curve_cell] for name, value in belief.cell.items()}
-    expected, _ = at_factors(get_law("rectified"), TWO[:1], own, layout.curve_x, np)
+    expected, *_ = at_factors(get_law("rectified"), TWO[:1], own, layout.curve_x, np)
     np.testing.assert_allclose(
         belief.base[:, layout.curve_base], belief.level - expected, rtol=0, atol=1e-12
     )

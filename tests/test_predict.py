@@ -83,7 +83,7 @@ def test_a_new_curve_deviates_from_its_cell_as_fitted_ones_do(
     c = 0
     cell, x = layout.cells[layout.curve_cell[c]], layout.curve_x[c]
     own = {name: values[:, None] for name, values in asked._cell(cell).items()}
-    law, _ = at_factors(asked.law, layout.question.factors, own, x[None, :], np)
+    law, *_ = at_factors(asked.law, layout.question.factors, own, x[None, :], np)
     of_base = belief.base[:, layout.curve_base[c]]
     fitted = belief.level[:, c] - law[:, 0] - of_base
     new = asked._new(cell, "new", layout.tasks[0], x)[3] - law[:, 0] - asked._base("new")
