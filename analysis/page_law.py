@@ -90,16 +90,16 @@ def _function(names: Sequence[str], traced: Callable[..., Any]) -> str:
 
 
 def place_names(law: Law, factors: Sequence[str]) -> list[str]:
-    """Return the coordinates of a cell that its loss at the reference data size depends on."""
-    return [name for name in coordinates(law, factors) if name not in ("rate", "onset")]
+    """Return the coordinates of a cell that what it expects of curves depends on."""
+    return [name for name in coordinates(law, factors) if name != "onset"]
 
 
 def javascript(law: Law, factors: Sequence[str]) -> str:
     """Return an object of functions that compute one draw of a curve.
 
-    ``level`` and ``share`` take the values of `place_names` and then the logarithms of the factors
-    over their reference values. ``decline`` takes the logarithm of the data size over its
-    reference, the share, the rate and, where the law has one, the onset.
+    ``level``, ``share`` and ``rate`` take the values of `place_names` and then the logarithms of
+    the factors over their reference values. ``decline`` takes the logarithm of the data size over
+    its reference, the share, the rate and, where the law has one, the onset.
     """
     names = place_names(law, factors)
     logs = [f"log {name}" for name in factors]
@@ -117,6 +117,7 @@ def javascript(law: Law, factors: Sequence[str]) -> str:
     def declines(log_u: Any, share: Any, rate: Any, onset: Any = None) -> Any:
         return decline(law, log_u, share, rate, onset, np)
 
-    return (
-        f"{{ level: {placed(0)},\n  share: {placed(1)},\n  decline: {_function(shape, declines)} }}"
-    )
+    parts = {name: placed(i) for i, name in enumerate(("level", "share", "rate"))}
+    parts["decline"] = _function(shape, declines)
+    inside = ",\n  ".join(f"{name}: {function}" for name, function in parts.items())
+    return f"{{ {inside} }}"

@@ -312,11 +312,12 @@ class Thinned:
         zero = np.zeros(len(p.layout.question.factors))
         share, rate, onset, level, noise = p._new(cell, "", task, zero)
         each = {k: v[:, None] for k, v in own.items()}
-        base = at_factors(p.law, p.layout.question.factors, each, zero[None, :], np)
-        curve = _curve(p, None, cell, task, "", share - base[1][:, 0], rate, onset, noise)
+        parts = at_factors(p.law, p.layout.question.factors, each, zero[None, :], np)
+        at_level, at_share, at_rate = (part[:, 0] for part in parts)
+        curve = _curve(p, None, cell, task, "", share - at_share, rate - at_rate, onset, noise)
         return {
             **curve,
-            "level": _packed(level - base[0][:, 0]),
+            "level": _packed(level - at_level),
             "place": [_packed(own[name]) for name in names],
         }
 

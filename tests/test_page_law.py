@@ -38,10 +38,10 @@ def test_the_trace_computes_what_the_law_computes(law: Law) -> None:
     for _ in range(5):
         cell = {name: rng.normal(size=1) for name in names}
         x = rng.normal(size=(1, len(factors)))
-        level, share = at_factors(law, factors, cell, x, np)
+        parts = at_factors(law, factors, cell, x, np)
         given = [*(float(cell[n][0]) for n in names), *map(float, x[0])]
-        assert functions["level"](*given) == pytest.approx(level[0], rel=1e-13)  # type: ignore[operator]
-        assert functions["share"](*given) == pytest.approx(share[0], rel=1e-12)  # type: ignore[operator]
+        for name, part in zip(("level", "share", "rate"), parts, strict=True):
+            assert functions[name](*given) == pytest.approx(part[0], rel=1e-12)  # type: ignore[operator]
         shape = list(map(float, rng.normal(size=4 if law.has("D_l") else 3)))
         onset = np.array(shape[3]) if law.has("D_l") else None
         log_u, share_, rate = map(np.array, shape[:3])

@@ -24,7 +24,7 @@ function curve(k, setting, method, base, factors) {
   const model = page.model.models[k], law = laws[k], n = model.draws;
   const own = base === "" ? model.new[`${setting}\u001f${method}`] : model.known[`${setting}\u001f${method}\u001f${base}`];
   const logs = model.factors.map((f, i) => Math.log(factors[f] / model.x_ref[i]));
-  const level = Float64Array.from(numbers(own.level)), share = Float64Array.from(numbers(own.share));
+  const [level, share, rate] = [own.level, own.share, own.rate].map(text => Float64Array.from(numbers(text)));
   if (base === "") {
     const place = own.place.map(numbers), values = new Array(place.length + logs.length);
     logs.forEach((x, i) => { values[place.length + i] = x; });
@@ -32,9 +32,10 @@ function curve(k, setting, method, base, factors) {
       for (let i = 0; i < place.length; i++) values[i] = place[i][d];
       level[d] += law.level(...values);
       share[d] += law.share(...values);
+      rate[d] += law.rate(...values);
     }
   }
-  return { k, n, model, law, own, level, share, rate: numbers(own.rate), noise: numbers(own.noise),
+  return { k, n, model, law, own, level, share, rate, noise: numbers(own.noise),
     onset: own.onset === null ? new Float32Array(n) : numbers(own.onset) };
 }
 
