@@ -211,8 +211,9 @@ class Fit:
     def summary(self) -> pd.DataFrame:
         """Return posterior quantiles of A, E, alpha, beta and D_l of each cell, as papers print.
 
-        They hold at the table's median ``X_ref`` of each factor. And delta: elsewhere beta is times
-        ``(X / X_ref)^-delta``, about the middle of the cell's data sizes.
+        And gamma and delta. With ``X_ref`` the table's median, what the law gives with the others
+        is times ``(X / X_ref)^-gamma``, and beta is times ``(X / X_ref)^-delta``, about the middle
+        of the cell's data sizes.
 
         Returns
         -------
@@ -226,7 +227,11 @@ class Fit:
             units = {p.name: p.unit for p in law.parameters}
             for k, cell in enumerate(member.layout.cells):
                 found = published_parameters(member, k)
-                found |= {n: v[:, k] for n, v in member.belief.cell.items() if "delta" in n}
+                found |= {
+                    name: values[:, k]
+                    for name, values in member.belief.cell.items()
+                    if name.startswith(("gamma", "delta"))
+                }
                 for name, values in found.items():
                     low, mid, high = np.quantile(values, [0.05, 0.5, 0.95])
                     head = {"law": law.name, **dict(zip(question.cell, cell, strict=True))}

@@ -21,8 +21,8 @@ Geometry decides how fast this samples. Three devices, each exact:
   over its own base models, its slope in each factor and its bend, with the effects of those base
   models upon them. Each is its hierarchical coordinate, shifted or scaled by unknowns drawn before
   it; where runs give an estimate with an error, in units of what estimate and prior leave open
-  (`_seen`). What runs leave open (share, delta) is sampled between itself and its standardised
-  deviation.
+  (`_seen`). What runs leave open (share, gamma, delta) is sampled between itself and its
+  standardised deviation.
 * Every learned scale is log-normal, so none of them has a funnel at zero.
 """
 
@@ -130,8 +130,8 @@ def coordinates(law: Law, factors: Sequence[str]) -> tuple[str, ...]:
 
 def open_coordinates(law: Law, factors: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the coordinates that runs rarely settle."""
-    delta = [f"delta:{k}" for k in factors if law.has("alpha")]
-    return ("share", *delta, *(f"split:{k}" for k in factors if law.has("B")))
+    own = [f"{name}:{k}" for name in ("gamma", "delta") for k in factors if law.has("alpha")]
+    return ("share", *own, *(f"split:{k}" for k in factors if law.has("B")))
 
 
 def prior_of(priors: PriorTable, coordinate: str) -> Any:
@@ -155,8 +155,9 @@ def at_factors(
 ) -> tuple[Array, Array, Array]:
     """Return what a cell expects of curves: log loss at D_ref, logit of its share of E, and rate.
 
-    The laws hold beta fixed while a factor grows. Curves of larger base models are flatter or
-    steeper than that, so beta falls with an exponent of its own, delta.
+    The laws hold E and beta fixed while a factor grows. Real base models of other sizes tend to
+    other losses with unlimited data, so the loss as a whole falls with an exponent of its own,
+    gamma; and their curves are flatter or steeper, so beta falls with one too, delta.
 
     Parameters
     ----------
@@ -186,10 +187,11 @@ def at_factors(
         parameters |= {"A": xp.exp(log_reducible), "E": xp.exp(log_floor)}
     amplitude = xp.log(law.part("amplitude", X, parameters))
     floor = xp.log(law.part("floor", X, parameters))
-    rate = cell["rate"]
+    whole, rate = amplitude - log_sigmoid(amplitude - floor, xp), cell["rate"]
     for i, k in enumerate(X):
+        whole = whole - cell[f"gamma:{k}"] * x[:, i]
         rate = rate - cell[f"delta:{k}"] * x[:, i]
-    return amplitude - log_sigmoid(amplitude - floor, xp), floor - amplitude, rate
+    return whole, floor - amplitude, rate
 
 
 def decline(
@@ -461,13 +463,14 @@ def _means(
     shown = 0.0 if base is None else base @ mean
     steeper = 0.0
     for k, factor in enumerate(factors if law.has("alpha") else ()):
+        gamma = value[f"gamma:{factor}"]
         lever = _lever(law, factors, factor, value, xp)
-        shift = 0.0 if base is None else -(base @ slopes[k])
+        shift = gamma if base is None else gamma - base @ slopes[k]
         weight: Any = weights.alpha
         if weight is None:
             weight = _Estimate(fall[k], width[k] / (scatter["level"][..., None] ** 2 + blur))
         alpha = seen(f"slope:{factor}", f"alpha:{factor}", shift, weight, lever)
-        shown = shown - lever * alpha * centre[k]
+        shown = shown - (gamma + lever * alpha) * centre[k]
         steeper = steeper - value[f"delta:{factor}"] * centre[k]
     seen("level", "level", shown, 1.0)
     weight = weights.slope

@@ -7,6 +7,7 @@ parameters by an exact map (see `tunecast.models.hierarchy`):
 * ``share``: logit of the irreducible share ``E / L`` at the reference point;
 * ``rate``: ``log beta``;
 * ``alpha``: exponent of a factor in what data can reduce;
+* ``gamma``: exponent of a factor in the whole loss, E included, beyond what alpha does to it;
 * ``delta``: exponent of a factor in beta, which falls as ``X^-delta``;
 * ``onset``: logit of ``D_ref^beta / (D_l^beta + D_ref^beta)``, how far the power phase has begun;
 * ``split``: log of a factor's part of the floor against ``E``'s (additive law alone).
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from tunecast.models.published import PRINTED
 
-COORDINATES = ("level", "share", "rate", "alpha", "delta", "onset", "split")
+COORDINATES = ("level", "share", "rate", "alpha", "gamma", "delta", "onset", "split")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ WEAK: PriorTable = {
     "share": Prior(-1.0, 2.0, 1.0, 0.3, "logit of the irreducible share E / L"),
     "rate": Prior(math.log(0.1), 1.2, 1.0, 0.2, "log beta"),
     "alpha": Prior(0.15, 0.2, 0.1, _NONE, "exponent of a factor"),
+    "gamma": Prior(0.0, 0.02, 0.005, _NONE, "exponent of a factor in the whole loss"),
     "delta": Prior(0.0, 0.1, 0.05, _NONE, "exponent of a factor in beta"),
     "onset": Prior(1.0, 1.0, 0.4, 0.3, "logit of how far the power phase has begun"),
     "split": Prior(0.0, 1.0, 0.5, _NONE, "log of a factor's part of the floor against E's"),

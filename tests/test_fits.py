@@ -82,9 +82,9 @@ def test_the_fit_says_where_it_comes_from(sampled: Fit, runs: pd.DataFrame) -> N
 def test_summary_is_in_the_papers_spelling(sampled: Fit) -> None:
     table = sampled.summary()
     assert set(table["parameter"]) == {
-        "A", "alpha:model_size", "delta:model_size", "D_l", "beta", "E",
+        "A", "alpha:model_size", "gamma:model_size", "delta:model_size", "D_l", "beta", "E",
     }  # fmt: skip
-    assert len(table) == 3 * 6
+    assert len(table) == 3 * 7
     assert (table["q05"] <= table["q50"]).all() and (table["q50"] <= table["q95"]).all()
 
 

@@ -165,14 +165,15 @@ def test_a_curve_without_deviations_is_the_law_with_the_printed_parameters(
                 for i in range(5)
             ]
             printed = papers_parameters(fit, cell)
-            delta = printed.pop("delta", {})
+            gamma, delta = (printed.pop(name, {}) for name in ("gamma", "delta"))
             D_ref = 2.0 ** layout.log2_d_ref[k]
             for scale, errors in ((1.0, []), (2.0, worst)):
                 for i in range(5):
                     X = {f: layout.x_ref[j] * np.exp(x[i, j]) for j, f in enumerate(factors)}
                     flatter = np.exp(-sum(delta[f] * x[i, j] for j, f in enumerate(factors)))
                     there = with_beta(printed, printed["beta"] * flatter, D_ref)
-                    theirs = np.log(formula(scale * D_ref * np.exp(log_u), X, **there))
+                    whole = sum(gamma[f] * x[i, j] for j, f in enumerate(factors))
+                    theirs = np.log(formula(scale * D_ref * np.exp(log_u), X, **there)) - whole
                     errors.append(np.abs(theirs - ours[i]).max())
                 if scale == 1.0:
                     assert max(errors) < 1e-10
@@ -183,15 +184,16 @@ def test_a_curve_without_deviations_is_the_law_with_the_printed_parameters(
 def test_level_and_share_are_those_at_the_reference_point() -> None:
     law = get_law("rectified")
     own = {"level": 0.4, "share": -1.2, "rate": -2.0}
-    own |= {"alpha:model_size": 0.3, "delta:model_size": 0.05}
+    own |= {"alpha:model_size": 0.3, "gamma:model_size": 0.05, "delta:model_size": 0.02}
     level, share, rate = at_factors(law, ("model_size",), own, np.zeros((1, 1)), np)
     assert level[0] == pytest.approx(0.4, abs=1e-12)
     assert share[0] == pytest.approx(-1.2, abs=1e-12)
     assert rate[0] == -2.0
-    # Of an unlimited size only the irreducible part is left.
+    # Of an unlimited size only the irreducible part is left, and gamma goes on lowering that.
     far, _, flat = at_factors(law, ("model_size",), own, np.full((1, 1), 200.0), np)
-    assert far[0] == pytest.approx(0.4 + np.log(1 / (1 + np.exp(1.2))), abs=1e-9)
-    assert flat[0] == pytest.approx(-2.0 - 0.05 * 200)
+    floor = 0.4 + np.log(1 / (1 + np.exp(1.2)))
+    assert far[0] == pytest.approx(floor - 0.05 * 200, abs=1e-9)
+    assert flat[0] == pytest.approx(-2.0 - 0.02 * 200)
     assert decline(law, np.zeros(1), share, np.array(-2.0), np.array(0.8), np)[0] == pytest.approx(
         0, abs=1e-14
     )
@@ -226,7 +228,7 @@ def test_the_lever_is_how_alpha_moves_the_slope_in_a_factor(law: str) -> None:
     formula, h = get_law(law), 1e-5
     own = {name: np.array([0.3]) for name in coordinates(formula, TWO)}
     ends, *_ = at_factors(formula, TWO, own, np.array([[-h, 0], [h, 0]]), np)
-    moved = -(ends[1] - ends[0]) / (2 * h)
+    moved = -(ends[1] - ends[0]) / (2 * h) - own["gamma:model_size"][0]
     lever = _lever(formula, TWO, TWO[0], own, np)[0]
     assert np.sqrt(lever**2 - 0.03**2) * 0.3 == pytest.approx(moved, abs=1e-9)
 
@@ -253,7 +255,8 @@ def test_every_prior_draw_gives_finite_losses(zhang: pd.DataFrame, law: str) -> 
 def test_coordinates_follow_the_law() -> None:
     assert coordinates(get_law("power"), ()) == ("share", "level", "rate")
     assert coordinates(get_law("additive"), ("a", "b")) == (
-        "share", "delta:a", "delta:b", "split:a", "split:b", "alpha:a", "alpha:b", "level", "rate",
+        "share", "gamma:a", "gamma:b", "delta:a", "delta:b", "split:a", "split:b",
+        "alpha:a", "alpha:b", "level", "rate",
     )  # fmt: skip
     assert "onset" in coordinates(get_law("rectified"), ())
 
@@ -334,7 +337,7 @@ def test_shifts_and_levers_change_no_prior(ladder: pd.DataFrame, law: str) -> No
     layout = laid(pd.concat([ladder, ladder.assign(task="other")]), law, TWO)
     draws, belief = simulate_prior(layout, WEAK, n, 13)
     assert ("cell", "level") in belief.effects
-    before = np.column_stack([belief.base, belief.roots["delta:model_size"]])
+    before = np.column_stack([belief.base, belief.roots["gamma:model_size"]])
     before = (before - before.mean(axis=0)) / before.std(axis=0)
 
     def related(values: np.ndarray) -> float:
@@ -347,7 +350,7 @@ def test_shifts_and_levers_change_no_prior(ladder: pd.DataFrame, law: str) -> No
         assert np.abs((1.05 * z).std(axis=0) - 1).min() > five / np.sqrt(2 * n)  # the control
         if name in ("level", "rate") or name.startswith("alpha"):
             assert related(z) < five / np.sqrt(n)
-    # The control: what is drawn in alpha's place leans on base-model effects, alpha does not.
+    # The control: what is drawn in alpha's place leans on gamma, and alpha itself does not.
     assert related(draws["mean_cell_slope:model_size"]) > five / np.sqrt(n)
 
 
