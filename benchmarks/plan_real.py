@@ -35,14 +35,13 @@ import numpy as np
 import pandas as pd
 from data import largest_of_families, rectified_ft, shared
 from refits import cheapest, fit_rows
-from resume import append, kept, mean_and_error, save
-from strategies import RIVALS, Market, campaign
+from resume import append, kept, mean_and_error, missing, save
+from strategies import BUDGETS, RIVALS, Market, campaign
 
 from tunecast.models.fits import Fit
 from tunecast.models.scoring import crps
 
 JUDGED = ("forecast", *RIVALS)
-BUDGETS = (0.01, 0.05, 0.1)
 # Table of arXiv:2604.22753 at its largest budget: 10 % (parallel), 50 % (sparsity).
 PUBLISHED = {
     "parallel": {"Random": 0.19, "Cheapest": 0.42, "D-opt": 0.99, "V-opt": 0.99, "SL2": 0.99},
@@ -153,9 +152,8 @@ def start(number: int, asked: Problem, settings: dict[str, Any]) -> dict[str, An
 def main(name: str, out: Path, starts: int, backwards: bool, settings: dict[str, Any]) -> None:
     """Go through the starts, print and save the result."""
     asked, path, head = problem(name), out.with_suffix(".jsonl"), {"problem": name, **settings}
-    for number in reversed(range(starts)) if backwards else range(starts):
-        if number not in kept(path, head, "start"):
-            append(path, start(number, asked, settings))
+    for number in missing(path, head, "start", starts, backwards):
+        append(path, start(number, asked, settings))
     done = kept(path, head, "start")
     records = [done[i] for i in sorted(done)]
     body: dict[str, Any] = {"command": "python " + " ".join(sys.argv), "starts": len(records)}

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from refits import cheapest, fit_rows
-from resume import append, kept, mean_and_error, save
-from strategies import STRATEGIES, Market, campaign
+from resume import append, kept, mean_and_error, missing, save
+from strategies import BUDGETS, STRATEGIES, Market, campaign
 from worlds import METHODS, TASKS, contests, laws_of_a_world, split
 
 from tunecast.models.fits import Fit
@@ -42,7 +42,6 @@ from tunecast.models.simulate import (
     simulate,
 )
 
-BUDGETS = (0.01, 0.05, 0.10)
 START = 0.05  # the cheapest share of runs that is known
 ASK = {"law": "multiplicative", "cell": ("task", "method")}
 CHECKPOINTS = 200  # of 16B, that each fit is judged against
@@ -153,9 +152,7 @@ def summarise(records: list[dict[str, Any]]) -> dict[str, Any]:
 def main(out: Path, worlds: int, backwards: bool, settings: dict[str, Any]) -> None:
     """Run the worlds, print and save the result."""
     path = out.with_suffix(".jsonl")
-    for number in reversed(range(worlds)) if backwards else range(worlds):
-        if number in kept(path, settings, "world"):
-            continue
+    for number in missing(path, settings, "world", worlds, backwards):
         append(path, world(number, settings))
         # A long run shows what it has so far.
         save(out, _body(kept(path, settings, "world"), settings))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,15 @@ def kept(path: Path, settings: dict[str, Any], key: str) -> dict[int, dict[str, 
     if len(whole) < len(lines):
         write_atomically(path, lambda new: new.write_text(head + "".join(whole)))
     return {record[key]: record for record in map(json.loads, whole)}
+
+
+def missing(
+    path: Path, settings: dict[str, Any], key: str, count: int, backwards: bool
+) -> Iterator[int]:
+    """Yield the repetitions that a file lacks, looking again before each: others may add to it."""
+    for number in reversed(range(count)) if backwards else range(count):
+        if number not in kept(path, settings, key):
+            yield number
 
 
 def append(path: Path, record: dict[str, Any]) -> None:

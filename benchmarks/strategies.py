@@ -23,6 +23,7 @@ from tunecast.models.laws import get_law
 GOALS = ("winner", "forecast")
 RIVALS = ("random", "cheapest", "cost-weighted random", "D-optimal", "V-optimal")
 STRATEGIES = (*GOALS, *RIVALS)
+BUDGETS = (0.01, 0.05, 0.1)  # of a pool's cost, that a campaign may have spent
 STEP = 1e-4  # of a parameter, for derivatives
 RIDGE = 1e-3  # prior precision of a log parameter, so that a cell without runs has an answer
 
@@ -86,9 +87,10 @@ def campaign(
                 name, fit, market.pool.iloc[open_].reset_index(drop=True), costs, market.targets,
                 budget - spent, np.random.default_rng([seed, number]), draws=plan_draws,
             )  # fmt: skip
-            bought[open_[picked]] = True
-            spent += costs[picked].sum()
-            fit = fit_rows(market.pool[bought], market.ask, seed=seed, **chain)
+            if len(picked):
+                bought[open_[picked]] = True
+                spent += costs[picked].sum()
+                fit = fit_rows(market.pool[bought], market.ask, seed=seed, **chain)
         yield bought.copy(), fit
 
 

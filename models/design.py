@@ -188,8 +188,9 @@ def plan(
     own = start if by is asked else regression(outcomes, asked, np.random.default_rng([seed, 3]))
     alone = own.screen()
     # By the goal that runs are chosen by, for two runs may change a verdict that neither would.
-    open_ = asked.entropy() if isinstance(asked, Contests) else np.inf
-    if min(start.screen().max(), open_) < WORTH:
+    together = alone if start is own else start.screen()
+    left = asked.entropy() if isinstance(asked, Contests) else np.inf
+    if min(together.max(), left) < WORTH:
         raise NothingToTell(
             f"none of the {len(ready)} candidates tells anything about the goal '{goal}': "
             "there is less than a thousandth of a nat to learn from them"
