@@ -48,6 +48,7 @@ def rendered(readme: str) -> str:
         "speed": _speed(_read(RESULTS / "speed.json")),
         "plans": _plans(_read(RESULTS / "plan_worlds.json")),
         "real plans": _real_plans(_read(RESULTS / "rectified.json")),
+        "inside plans": _real_plans(_read(RESULTS / "inside.json")),
         "files": _files(),
     }
     for name, text in parts.items():

@@ -1,6 +1,7 @@
 """Question: on real runs, how much of a pool must be bought to forecast what it is meant to tell?
 
     python benchmarks/plan_real.py rectified --starts 20 --out benchmarks/results/rectified.json
+    python benchmarks/plan_real.py inside --starts 10 --out benchmarks/results/inside.json
     python benchmarks/plan_real.py parallel --out benchmarks/results/parallel.json
     python benchmarks/plan_real.py sparsity --out benchmarks/results/sparsity.json
 
@@ -8,6 +9,10 @@ rectified: the pool are the runs of rectified_ft up to 51,200 examples without t
 each family, at a cost of N x D; scored is the CRPS of log loss of those largest models at 409,600
 examples and more. A start is 5 % of the runs, drawn from the cheapest quarter; budgets are without
 it.
+
+inside: the same question one step down, with that pool for a table: bought are its runs up to 1,600
+examples without its own largest models, scored those at 12,800 and more. Eight curves are few to
+judge by; these are eight others.
 
 parallel, sparsity: tables of ScaleBench (arXiv:2604.22753) with their published split, R^2 of the
 loss on the target region, clipped to -1 as published. A start is the cheapest tenth of the runs,
@@ -61,12 +66,11 @@ class Problem:
 
 def problem(name: str) -> Problem:
     """Return the problem of a name."""
-    if name == "rectified":
+    if name in ("rectified", "inside"):
         runs = rectified_ft()
-        runs = runs[runs["finetune_examples"] > 0]
-        unseen = runs["base_model"].isin(largest_of_families(runs))
-        pool = runs[~unseen & (runs["finetune_examples"] <= 51_200)].reset_index(drop=True)
-        test = runs[unseen & (runs["finetune_examples"] >= 409_600)].reset_index(drop=True)
+        pool, test = _larger_and_longer(runs[runs["finetune_examples"] > 0], 51_200)
+        if name == "inside":
+            pool, test = _larger_and_longer(pool, 1_600)
         costs = pool["model_size"].to_numpy(float) * pool["finetune_examples"].to_numpy(float)
         ask = {"law": "rectified", "cell": ("task", "method", "family")}
         return Problem(Market(pool, costs, test.drop(columns="loss"), ask), test, BUDGETS, False)
@@ -95,6 +99,13 @@ def problem(name: str) -> Problem:
     budgets = BUDGETS if name == "parallel" else (*BUDGETS, 0.5)
     market = Market(pool, cost[train].to_numpy(float), test.drop(columns="loss"), ask)
     return Problem(market, test, budgets, True)
+
+
+def _larger_and_longer(runs: pd.DataFrame, most: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return runs up to ``most`` examples, and those of the largest models from 8 times that."""
+    unseen, size = runs["base_model"].isin(largest_of_families(runs)), runs["finetune_examples"]
+    pool, test = runs[~unseen & (size <= most)], runs[unseen & (size >= 8 * most)]
+    return pool.reset_index(drop=True), test.reset_index(drop=True)
 
 
 def judged(fit: Fit, asked: Problem) -> dict[str, Any]:
@@ -173,7 +184,7 @@ def main(name: str, out: Path, starts: int, backwards: bool, settings: dict[str,
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=("rectified", "parallel", "sparsity"))
+    parser.add_argument("name", choices=("rectified", "inside", "parallel", "sparsity"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--starts", type=int, default=1)
     parser.add_argument("--draws", type=int, default=500)
