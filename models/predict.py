@@ -21,6 +21,7 @@ from tunecast.models.hierarchy import (
     at_factors,
     coordinates,
     decline,
+    own_scale,
     prior_of,
 )
 from tunecast.models.laws import get_law
@@ -156,10 +157,11 @@ class Predictor:
         if "onset" in self.names:
             onset = own["onset"] + b.scatter["onset"] * self._z("onset", *key)
         # A curve's mean over its cell's range scatters, as it does for the curves fitted.
-        deviation = np.zeros(self.size)
+        effect, deviation = self._base(base), np.zeros(self.size)
         if not self.layout.one_curve_per_base_model:
-            deviation = b.scatter["level"] * self._t("level", *key)
-        level = level + self._base(base) + deviation
+            scale = own_scale(b.scatter["level"], effect, b.base_sd, np)
+            deviation = scale * self._t(DEVIATION_DF + 1, "level", *key)
+        level = level + effect + deviation
         return share, rate, onset, level, self._noise(task, key)  # type: ignore[return-value]
 
     def _cell(self, cell: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -202,7 +204,7 @@ class Predictor:
     def _base(self, base: str) -> np.ndarray:
         if base in self.layout.base_models:
             return self.belief.base[:, self.layout.base_models.index(base)]
-        return self.belief.base_sd * self._t("base model", base)
+        return self.belief.base_sd * self._t(DEVIATION_DF, "base model", base)
 
     def _noise(self, task: str, key: tuple[object, ...]) -> np.ndarray:
         prior = self.priors["noise"]
@@ -276,8 +278,8 @@ class Predictor:
     def _z(self, *key: object) -> np.ndarray:
         return self._rng(*key).standard_normal(self.size)
 
-    def _t(self, *key: object) -> np.ndarray:
-        return self._rng(*key).standard_t(DEVIATION_DF, self.size)
+    def _t(self, df: float, *key: object) -> np.ndarray:
+        return self._rng(*key).standard_t(df, self.size)
 
 
 def check_targets(targets: pd.DataFrame, layout: Layout, who: str = "targets") -> pd.DataFrame:

@@ -61,9 +61,9 @@ EFFECT_SPREAD = 0.5
 # The same for the scatter of curves in level, of which runs say from 0.003 to 0.06 (below).
 LEVEL_SPREAD = 1.0
 
-# Degrees of freedom of what a base model and a curve add to log loss: heavy enough for a checkpoint
-# that trained badly, or that is of its family by name alone, so that one of them does not widen the
-# forecasts for all others.
+# Degrees of freedom of what a base model and its curve add to log loss, one Student-t for both:
+# heavy enough for a checkpoint that trained badly, or that is of its family by name alone, so that
+# one of them does not widen the forecasts for all others.
 DEVIATION_DF = 4.0
 
 type PriorTable = Mapping[str, Prior]

@@ -317,7 +317,7 @@ def test_a_file_of_another_format_asks_for_a_new_fit(
     monkeypatch.setattr("tunecast.models.fits.FORMAT", 99)
     sampled.save(tmp_path / "fit.nc")
     monkeypatch.undo()
-    with pytest.raises(FitError, match="has fit format 99, this version reads 4: fit again"):
+    with pytest.raises(FitError, match="has fit format 99, this version reads 5: fit again"):
         load_fit(tmp_path / "fit.nc")
 
 

@@ -95,6 +95,33 @@ def test_a_new_curve_deviates_from_its_cell_as_fitted_ones_do(
         assert not low <= (z < 1.3).sum() <= high
 
 
+def test_an_odd_base_model_has_odd_curves(ladder: pd.DataFrame, believed: MakeFit) -> None:
+    """Its effect and a curve's deviation are a bivariate Student-t; paired anew they are not."""
+    from scipy.stats import binom, f
+
+    fit = believed(ladder, size=4000)
+    asked, belief, layout = predictor(fit), fit.members[0].belief, fit.members[0].layout
+    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"fitted": [], "new": []}
+    for b, base in enumerate(layout.base_models):
+        c = int(np.flatnonzero(layout.curve_base == b)[0])
+        cell, x = layout.cells[layout.curve_cell[c]], layout.curve_x[c]
+        own = {name: values[:, None] for name, values in asked._cell(cell).items()}
+        law, *_ = at_factors(asked.law, layout.question.factors, own, x[None, :], np)
+        new = asked._new(cell, f"like {base}", layout.tasks[0], x)[3]
+        for kind, effect, level in (
+            ("fitted", belief.base[:, b], belief.level[:, c]),
+            ("new", asked._base(f"like {base}"), new),
+        ):
+            deviation = (level - law[:, 0] - effect) / belief.scatter["level"]
+            pairs[kind].append((effect / belief.base_sd, deviation))
+    n = 4000 * len(layout.base_models)
+    low, high = binom.interval(1 - 1e-4, n, f.cdf(1 / 2, 2, DEVIATION_DF))
+    for found in pairs.values():
+        assert low <= sum((b**2 + c**2 < 1).sum() for b, c in found) <= high
+        apart = sum((b**2 + np.roll(c, 1) ** 2 < 1).sum() for b, c in found)
+        assert not low <= apart <= high
+
+
 def test_a_base_model_brings_its_factors(ladder: pd.DataFrame, believed: MakeFit) -> None:
     fit = believed(ladder)
     given = fit.draws(ladder).expected
@@ -112,12 +139,14 @@ def test_an_unseen_base_model_has_one_effect_on_all_tasks_and_methods(
     cells = zhang[["task", "method", "family"]].drop_duplicates()
     targets = cells.assign(base_model="new", model_size=3e9, finetune_examples=1e5)
     belief = fit.members[0].belief
-    off = replace(belief, base_sd=0 * belief.base_sd)
-    effect = log_expected(predictor(fit), targets) - log_expected(predictor(fit, off), targets)
+    # Curves' own deviations, whose scale goes with the effect, are off in both.
+    on = replace(belief, scatter=belief.scatter | {"level": 0 * belief.scatter["level"]})
+    off = replace(on, base_sd=1e-12 * belief.base_sd)
+    effect = log_expected(predictor(fit, on), targets) - log_expected(predictor(fit, off), targets)
     assert len(cells) > 4
     np.testing.assert_allclose(effect, np.repeat(effect[:, :1], len(cells), axis=1), atol=1e-12)
     other = targets.assign(base_model="other")
-    another = log_expected(predictor(fit), other) - log_expected(predictor(fit, off), other)
+    another = log_expected(predictor(fit, on), other) - log_expected(predictor(fit, off), other)
     assert abs(np.corrcoef(effect[:, 0], another[:, 0])[0, 1]) < 5 / np.sqrt(len(effect))
     assert effect.std() > 0.01
 
