@@ -85,7 +85,7 @@ class Belief:
     cell : dict of str to array, shape (..., cells)
         Coordinates of each cell.
     scatter : dict of str to array
-        Scale of a curve's deviation from its cell by coordinate, normal but in level: `own_scale`.
+        Scale of a curve's deviation from its cell: normal, but in level `own_deviation`.
     base_sd : array
         Scale of base-model effects on log loss.
     base : array, shape (..., base_models)
@@ -194,13 +194,13 @@ def at_factors(
     return whole, floor - amplitude, rate
 
 
-def own_scale(scatter: Array, base: Array, base_sd: Array, xp: Any) -> Array:
-    """Return the scale of a curve's own deviation in level, given the effect of its base model.
+def own_deviation(scatter: Array, base: Array, base_sd: Array, xp: Any) -> tuple[Array, float]:
+    """Return scale and degrees of freedom of a curve's own deviation in level, given its base's.
 
-    The two are a bivariate Student-t with `DEVIATION_DF`, which gives the deviation one degree of
-    freedom more: a checkpoint that is odd as a whole is likely odd in each of its curves. Were the
-    two independent, an odd curve would be the doing of either rather than of both, and a sampler
-    would have to jump from one to the other.
+    The effect of its base model and the deviation are a bivariate Student-t with `DEVIATION_DF`,
+    which gives the latter one degree of freedom more: a checkpoint that is odd as a whole is likely
+    odd in each of its curves. Were the two independent, an odd curve would be the doing of either
+    rather than of both, and a sampler would have to jump from one to the other.
 
     Parameters
     ----------
@@ -212,7 +212,8 @@ def own_scale(scatter: Array, base: Array, base_sd: Array, xp: Any) -> Array:
         NumPy, pytensor.tensor or a tape.
     """
     odd = base / base_sd
-    return scatter * xp.sqrt((DEVIATION_DF + odd * odd) / (DEVIATION_DF + 1))
+    df = DEVIATION_DF + 1
+    return scatter * xp.sqrt((DEVIATION_DF + odd * odd) / df), df
 
 
 def decline(
@@ -296,16 +297,15 @@ def believe(layout: Layout, priors: PriorTable, way: Way) -> Belief:
     # A curve's mean over its own rows is what its data determine; the level at D_ref follows.
     mean_shape = _mean_by_curve(shape, layout, given)
     location, told = expected_level + mean_shape, _Estimate(mean_loss, runs / noise**2)
-    df = DEVIATION_DF
     if base is None:
         # Where each base model has one curve, its effect and the curve's own deviation cannot be
         # told apart, and one term serves for both.
-        sd = base_sd[..., None]
+        sd, df = base_sd[..., None], DEVIATION_DF
     else:
         curve_base = given("curve_base", layout.curve_base)
         location = location + base[..., curve_base]
-        sd = own_scale(scatter["level"][..., None], base, base_sd[..., None], xp)[..., curve_base]
-        df += 1
+        sd, df = own_deviation(scatter["level"][..., None], base, base_sd[..., None], xp)
+        sd = sd[..., curve_base]
     mean = _seen("curve_mean", location, sd, told, df, ("curve",), way)
     if base is None:
         base = (mean - location)[..., given("base_curve", np.argsort(layout.curve_base))]

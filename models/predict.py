@@ -21,7 +21,7 @@ from tunecast.models.hierarchy import (
     at_factors,
     coordinates,
     decline,
-    own_scale,
+    own_deviation,
     prior_of,
 )
 from tunecast.models.laws import get_law
@@ -159,8 +159,8 @@ class Predictor:
         # A curve's mean over its cell's range scatters, as it does for the curves fitted.
         effect, deviation = self._base(base), np.zeros(self.size)
         if not self.layout.one_curve_per_base_model:
-            scale = own_scale(b.scatter["level"], effect, b.base_sd, np)
-            deviation = scale * self._t(DEVIATION_DF + 1, "level", *key)
+            scale, df = own_deviation(b.scatter["level"], effect, b.base_sd, np)
+            deviation = scale * self._t(df, "level", *key)
         level = level + effect + deviation
         return share, rate, onset, level, self._noise(task, key)  # type: ignore[return-value]
 

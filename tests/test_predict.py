@@ -34,6 +34,15 @@ def log_expected(asked: Predictor, targets: pd.DataFrame) -> np.ndarray:
     return np.log(asked.draws(check_targets(targets, asked.layout)).expected)
 
 
+def of_the_law(asked: Predictor, c: int) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Cell and log factors of a fitted curve, and the level that the law gives it in each draw."""
+    layout = asked.layout
+    cell, x = layout.cells[layout.curve_cell[c]], layout.curve_x[c]
+    own = {name: values[:, None] for name, values in asked._cell(cell).items()}
+    level, *_ = at_factors(asked.law, layout.question.factors, own, x[None, :], np)
+    return cell, x, level[:, 0]
+
+
 def target(**values: Any) -> pd.DataFrame:
     row = {"task": "debian-en-de", "method": "fmt", "finetune_examples": 600.0}
     return pd.DataFrame([row | values])
@@ -81,12 +90,10 @@ def test_a_new_curve_deviates_from_its_cell_as_fitted_ones_do(
     fit = believed(ladder, size=n)
     asked, belief, layout = predictor(fit), fit.members[0].belief, fit.members[0].layout
     c = 0
-    cell, x = layout.cells[layout.curve_cell[c]], layout.curve_x[c]
-    own = {name: values[:, None] for name, values in asked._cell(cell).items()}
-    law, *_ = at_factors(asked.law, layout.question.factors, own, x[None, :], np)
+    cell, x, law = of_the_law(asked, c)
     of_base = belief.base[:, layout.curve_base[c]]
-    fitted = belief.level[:, c] - law[:, 0] - of_base
-    new = asked._new(cell, "new", layout.tasks[0], x)[3] - law[:, 0] - asked._base("new")
+    fitted = belief.level[:, c] - law - of_base
+    new = asked._new(cell, "new", layout.tasks[0], x)[3] - law - asked._base("new")
     low, high = binom.interval(1 - 1e-4, n, student.cdf(1, DEVIATION_DF) * 2 - 1)
     assert not low <= n * (norm.cdf(1) * 2 - 1) <= high
     for deviation in (fitted, new):
@@ -104,15 +111,13 @@ def test_an_odd_base_model_has_odd_curves(ladder: pd.DataFrame, believed: MakeFi
     pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {"fitted": [], "new": []}
     for b, base in enumerate(layout.base_models):
         c = int(np.flatnonzero(layout.curve_base == b)[0])
-        cell, x = layout.cells[layout.curve_cell[c]], layout.curve_x[c]
-        own = {name: values[:, None] for name, values in asked._cell(cell).items()}
-        law, *_ = at_factors(asked.law, layout.question.factors, own, x[None, :], np)
+        cell, x, law = of_the_law(asked, c)
         new = asked._new(cell, f"like {base}", layout.tasks[0], x)[3]
         for kind, effect, level in (
             ("fitted", belief.base[:, b], belief.level[:, c]),
             ("new", asked._base(f"like {base}"), new),
         ):
-            deviation = (level - law[:, 0] - effect) / belief.scatter["level"]
+            deviation = (level - law - effect) / belief.scatter["level"]
             pairs[kind].append((effect / belief.base_sd, deviation))
     n = 4000 * len(layout.base_models)
     low, high = binom.interval(1 - 1e-4, n, f.cdf(1 / 2, 2, DEVIATION_DF))
