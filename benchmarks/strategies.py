@@ -1,9 +1,12 @@
 """Ways to spend a budget on a pool of runs: tunecast's plans and five rivals.
 
 A strategy takes what is known (a fit of the runs bought so far) and chooses runs for a budget; a
-`campaign` buys them, fits again and goes on to the next budget. Nobody sees a loss that was not
-bought. D- and V-optimal choice are the classical ones: each cell's law on its own, ``log L``
-linearised at the posterior medians of its parameters, runs added one by one by gain per cost.
+`campaign` buys them, fits again and goes on to the next budget. Strategies that learn from a fit
+spend what each budget adds in `BATCHES` of equal cost and fit after each, as a user would. Nobody
+sees a loss that was not bought.
+
+D- and V-optimal choice are the classical ones: each cell's law on its own, ``log L`` linearised at
+the posterior medians of its parameters, runs added one by one by gain per cost.
 """
 
 from __future__ import annotations
@@ -21,9 +24,11 @@ from tunecast.models.fits import Fit, published_parameters
 from tunecast.models.laws import get_law
 
 GOALS = ("winner", "forecast")
-RIVALS = ("random", "cheapest", "cost-weighted random", "D-optimal", "V-optimal")
+OPTIMAL = ("D-optimal", "V-optimal")
+RIVALS = ("random", "cheapest", "cost-weighted random", *OPTIMAL)
 STRATEGIES = (*GOALS, *RIVALS)
 BUDGETS = (0.01, 0.05, 0.1)  # of a pool's cost, that a campaign may have spent
+BATCHES = 2  # between two budgets, for strategies that learn from a fit
 STEP = 1e-4  # of a parameter, for derivatives
 RIDGE = 1e-3  # prior precision of a log parameter, so that a cell without runs has an answer
 
@@ -78,19 +83,24 @@ def campaign(
     seed, plan_draws, chain
         Of fits and choices; draws of a plan; how long chains are.
     """
-    fit, bought, spent = first, known.copy(), 0.0
+    fit, bought, spent, before = first, known.copy(), 0.0, 0.0
+    batches = BATCHES if name in (*GOALS, *OPTIMAL) else 1
     for number, budget in enumerate(budgets):
-        open_ = np.flatnonzero(~bought)
-        costs = market.costs[open_]
-        if budget - spent >= costs.min():
+        for batch in range(batches):
+            left = before + (budget - before) * (batch + 1) / batches - spent
+            open_ = np.flatnonzero(~bought)
+            costs = market.costs[open_]
+            if left < costs.min():
+                continue
             picked = choose(
                 name, fit, market.pool.iloc[open_].reset_index(drop=True), costs, market.targets,
-                budget - spent, np.random.default_rng([seed, number]), draws=plan_draws,
+                left, np.random.default_rng([seed, number]), draws=plan_draws,
             )  # fmt: skip
             if len(picked):
                 bought[open_[picked]] = True
                 spent += costs[picked].sum()
                 fit = fit_rows(market.pool[bought], market.ask, seed=seed, **chain)
+        before = max(before, budget)
         yield bought.copy(), fit
 
 
