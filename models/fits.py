@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tunecast.models.design import Plan
 
-FORMAT = 5
+FORMAT = 6
 
 
 @dataclass(frozen=True)
