@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tunecast.models.design import Plan
 
-FORMAT = 6
+FORMAT = 5
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class Belief:
     cell : dict of str to array, shape (..., cells)
         Coordinates of each cell.
     scatter : dict of str to array
-        Scale of a curve's deviation from its cell: normal, but in level and rate `oddness`.
+        Scale of a curve's deviation from its cell: normal, but in level `own_deviation`.
     base_sd : array
         Scale of base-model effects on log loss.
     base : array, shape (..., base_models)
@@ -194,17 +194,18 @@ def at_factors(
     return whole, floor - amplitude, rate
 
 
-def oddness(base: Array, base_sd: Array, xp: Any) -> tuple[Array, float]:
-    """Return by how much a base model widens its curves' own deviations, and what tails they have.
+def own_deviation(scatter: Array, base: Array, base_sd: Array, xp: Any) -> tuple[Array, float]:
+    """Return scale and degrees of freedom of a curve's own deviation in level, given its base's.
 
-    Its effect and the deviation of a curve in level, or in rate, are a bivariate Student-t with
-    `DEVIATION_DF`. So given the effect, the latter's scale is as much wider, and it has one degree
-    of freedom more: a checkpoint that is odd as a whole is likely odd in each of its curves, and
-    its curves tell less of others. Were they independent, an odd curve would be the doing of either
+    The effect of its base model and the deviation are a bivariate Student-t with `DEVIATION_DF`,
+    which gives the latter one degree of freedom more: a checkpoint that is odd as a whole is likely
+    odd in each of its curves. Were the two independent, an odd curve would be the doing of either
     rather than of both, and a sampler would have to jump from one to the other.
 
     Parameters
     ----------
+    scatter : array
+        Scale of curves' deviations over all base models.
     base, base_sd : array
         Effect of the base model, and scale of such effects.
     xp : module
@@ -212,7 +213,7 @@ def oddness(base: Array, base_sd: Array, xp: Any) -> tuple[Array, float]:
     """
     odd = base / base_sd
     df = DEVIATION_DF + 1
-    return xp.sqrt((DEVIATION_DF + odd * odd) / df), df
+    return scatter * xp.sqrt((DEVIATION_DF + odd * odd) / df), df
 
 
 def decline(
@@ -288,14 +289,9 @@ def believe(layout: Layout, priors: PriorTable, way: Way) -> Belief:
     runs, mean_loss, log_slope, leverage = (
         given(name, number) for name, number in _sight_of_curves(layout).items()
     )
-    sd, df, wider, of_base = scatter["rate"][..., None], None, None, None
-    if base is not None:
-        of_base = given("curve_base", layout.curve_base)
-        wider, df = oddness(base, base_sd[..., None], xp)
-        wider = wider[..., of_base]
-        sd = sd * wider
     told = _Estimate(log_slope, leverage / noise**2)
-    slope = _seen("curve_slope", expected_rate + shift, sd, told, df, ("curve",), way)
+    sd = scatter["rate"][..., None]
+    slope = _seen("curve_slope", expected_rate + shift, sd, told, None, ("curve",), way)
     rate = slope - shift
     shape = decline(law, given("log_u", layout.log_u), share, rate, onset, xp, of_row)
     # A curve's mean over its own rows is what its data determine; the level at D_ref follows.
@@ -306,7 +302,10 @@ def believe(layout: Layout, priors: PriorTable, way: Way) -> Belief:
         # told apart, and one term serves for both.
         sd, df = base_sd[..., None], DEVIATION_DF
     else:
-        location, sd = location + base[..., of_base], scatter["level"][..., None] * wider
+        curve_base = given("curve_base", layout.curve_base)
+        location = location + base[..., curve_base]
+        sd, df = own_deviation(scatter["level"][..., None], base, base_sd[..., None], xp)
+        sd = sd[..., curve_base]
     mean = _seen("curve_mean", location, sd, told, df, ("curve",), way)
     if base is None:
         base = (mean - location)[..., given("base_curve", np.argsort(layout.curve_base))]

@@ -21,7 +21,7 @@ from tunecast.models.hierarchy import (
     at_factors,
     coordinates,
     decline,
-    oddness,
+    own_deviation,
     prior_of,
 )
 from tunecast.models.laws import get_law
@@ -150,20 +150,18 @@ class Predictor:
             x[None, :],
             np,
         )
-        level, share, rate = level[:, 0], share[:, 0], rate[:, 0]
+        level, share = level[:, 0], share[:, 0]
+        rate = rate[:, 0] + b.scatter["rate"] * self._z("rate", *key)
         share = share + b.scatter["share"] * self._z("share", *key)
         onset = None
         if "onset" in self.names:
             onset = own["onset"] + b.scatter["onset"] * self._z("onset", *key)
         # A curve's mean over its cell's range scatters, as it does for the curves fitted.
-        effect = self._base(base)
-        level = level + effect
-        if self.layout.one_curve_per_base_model:
-            rate = rate + b.scatter["rate"] * self._z("rate", *key)
-        else:
-            wider, df = oddness(effect, b.base_sd, np)
-            rate = rate + b.scatter["rate"] * wider * self._t(df, "rate", *key)
-            level = level + b.scatter["level"] * wider * self._t(df, "level", *key)
+        effect, deviation = self._base(base), np.zeros(self.size)
+        if not self.layout.one_curve_per_base_model:
+            scale, df = own_deviation(b.scatter["level"], effect, b.base_sd, np)
+            deviation = scale * self._t(df, "level", *key)
+        level = level + effect + deviation
         return share, rate, onset, level, self._noise(task, key)  # type: ignore[return-value]
 
     def _cell(self, cell: tuple[str, ...]) -> dict[str, np.ndarray]:

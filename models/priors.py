@@ -41,9 +41,8 @@ class Prior:
         Median standard deviation between the levels of a cell column (tasks, methods, families),
         on the scale of the coordinate; learned, with a log-scale uncertainty of `EFFECT_SPREAD`.
     scatter : float
-        Median standard deviation of a curve around its cell, likewise learned; in level and rate,
-        median scale of a Student-t with `DEVIATION_DF`, and in level with a log-scale uncertainty
-        of `LEVEL_SPREAD`.
+        Median standard deviation of a curve around its cell, likewise learned; in level, median
+        scale of a Student-t with `DEVIATION_DF`, with a log-scale uncertainty of `LEVEL_SPREAD`.
     meaning : str
         One phrase for printed results.
     """
@@ -62,7 +61,7 @@ EFFECT_SPREAD = 0.5
 # The same for the scatter of curves in level, of which runs say from 0.003 to 0.06 (below).
 LEVEL_SPREAD = 1.0
 
-# Degrees of freedom of what a base model and its curve add to log loss, and the curve to its slope:
+# Degrees of freedom of what a base model and its curve add to log loss, one Student-t for both:
 # heavy enough for a checkpoint that trained badly, or that is of its family by name alone, so that
 # one of them does not widen the forecasts for all others.
 DEVIATION_DF = 4.0

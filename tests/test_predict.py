@@ -34,15 +34,13 @@ def log_expected(asked: Predictor, targets: pd.DataFrame) -> np.ndarray:
     return np.log(asked.draws(check_targets(targets, asked.layout)).expected)
 
 
-def of_the_law(
-    asked: Predictor, c: int
-) -> tuple[tuple[str, ...], np.ndarray, dict[str, np.ndarray]]:
-    """Cell and log factors of a fitted curve, and level and rate of the law in each draw."""
+def of_the_law(asked: Predictor, c: int) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Cell and log factors of a fitted curve, and the level that the law gives it in each draw."""
     layout = asked.layout
     cell, x = layout.cells[layout.curve_cell[c]], layout.curve_x[c]
     own = {name: values[:, None] for name, values in asked._cell(cell).items()}
-    level, _, rate = at_factors(asked.law, layout.question.factors, own, x[None, :], np)
-    return cell, x, {"level": level[:, 0], "rate": rate[:, 0]}
+    level, *_ = at_factors(asked.law, layout.question.factors, own, x[None, :], np)
+    return cell, x, level[:, 0]
 
 
 def target(**values: Any) -> pd.DataFrame:
@@ -94,8 +92,8 @@ def test_a_new_curve_deviates_from_its_cell_as_fitted_ones_do(
     c = 0
     cell, x, law = of_the_law(asked, c)
     of_base = belief.base[:, layout.curve_base[c]]
-    fitted = belief.level[:, c] - law["level"] - of_base
-    new = asked._new(cell, "new", layout.tasks[0], x)[3] - law["level"] - asked._base("new")
+    fitted = belief.level[:, c] - law - of_base
+    new = asked._new(cell, "new", layout.tasks[0], x)[3] - law - asked._base("new")
     low, high = binom.interval(1 - 1e-4, n, student.cdf(1, DEVIATION_DF) * 2 - 1)
     assert not low <= n * (norm.cdf(1) * 2 - 1) <= high
     for deviation in (fitted, new):
@@ -104,10 +102,7 @@ def test_a_new_curve_deviates_from_its_cell_as_fitted_ones_do(
         assert not low <= (z < 1.3).sum() <= high
 
 
-@pytest.mark.parametrize("coordinate", ["level", "rate"])
-def test_an_odd_base_model_has_odd_curves(
-    ladder: pd.DataFrame, believed: MakeFit, coordinate: str
-) -> None:
+def test_an_odd_base_model_has_odd_curves(ladder: pd.DataFrame, believed: MakeFit) -> None:
     """Its effect and a curve's deviation are a bivariate Student-t; paired anew they are not."""
     from scipy.stats import binom, f
 
@@ -117,14 +112,13 @@ def test_an_odd_base_model_has_odd_curves(
     for b, base in enumerate(layout.base_models):
         c = int(np.flatnonzero(layout.curve_base == b)[0])
         cell, x, law = of_the_law(asked, c)
-        _, rate, _, level, _ = asked._new(cell, f"like {base}", layout.tasks[0], x)
-        new, effect = {"level": level, "rate": rate}, asked._base(f"like {base}")
-        for kind, of_base, own in (
-            ("fitted", belief.base[:, b], getattr(belief, coordinate)[:, c]),
-            ("new", effect, new[coordinate]),
+        new = asked._new(cell, f"like {base}", layout.tasks[0], x)[3]
+        for kind, effect, level in (
+            ("fitted", belief.base[:, b], belief.level[:, c]),
+            ("new", asked._base(f"like {base}"), new),
         ):
-            deviation = own - law[coordinate] - (of_base if coordinate == "level" else 0)
-            pairs[kind].append((of_base / belief.base_sd, deviation / belief.scatter[coordinate]))
+            deviation = (level - law - effect) / belief.scatter["level"]
+            pairs[kind].append((effect / belief.base_sd, deviation))
     n = 4000 * len(layout.base_models)
     low, high = binom.interval(1 - 1e-4, n, f.cdf(1 / 2, 2, DEVIATION_DF))
     for found in pairs.values():
