@@ -26,13 +26,14 @@ def cheapest(costs: np.ndarray, number: int) -> np.ndarray:
     return chosen
 
 
-def fit_rows(runs: pd.DataFrame, ask: dict[str, Any], *, seed: int, **chain: Any) -> Fit:
+def fit_rows(runs: pd.DataFrame, ask: dict[str, Any], *, seed: int, **chain: int) -> Fit:
     """Return a fit of the rows; ``ask`` goes to `question_of`, ``chain`` to `sample`."""
     runs = runs.reset_index(drop=True)
     question = question_of(runs, **ask)
     layout = lay_out(runs, question, thin=True)
-    options = {"target_accept": TARGET_ACCEPT, **chain}
-    posterior, diagnostics = sample(layout, WEAK, seed=seed, retry=False, **options)
+    posterior, diagnostics = sample(
+        layout, WEAK, seed=seed, retry=False, target_accept=TARGET_ACCEPT, **chain
+    )
     info = {
         "seed": seed,
         "simulated": False,
