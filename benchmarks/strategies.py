@@ -86,8 +86,8 @@ def campaign(
     fit, bought, spent, before = first, known.copy(), 0.0, 0.0
     batches = BATCHES if name in (*GOALS, *OPTIMAL) else 1
     for number, budget in enumerate(budgets):
-        for batch in range(batches):
-            left = before + (budget - before) * (batch + 1) / batches - spent
+        for limit in np.linspace(before, budget, batches + 1)[1:]:
+            left = limit - spent
             open_ = np.flatnonzero(~bought)
             costs = market.costs[open_]
             if left < costs.min():
