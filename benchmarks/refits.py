@@ -26,13 +26,20 @@ def cheapest(costs: np.ndarray, number: int) -> np.ndarray:
     return chosen
 
 
-def fit_rows(runs: pd.DataFrame, ask: dict[str, Any], *, seed: int, **chain: int) -> Fit:
-    """Return a fit of the rows; ``ask`` goes to `question_of`, ``chain`` to `sample`."""
+def fit_rows(
+    runs: pd.DataFrame,
+    ask: dict[str, Any],
+    *,
+    seed: int,
+    target_accept: float = TARGET_ACCEPT,
+    **chain: int,
+) -> Fit:
+    """Return a fit of the rows; ``ask`` goes to `question_of`, the rest to `sample`."""
     runs = runs.reset_index(drop=True)
     question = question_of(runs, **ask)
     layout = lay_out(runs, question, thin=True)
     posterior, diagnostics = sample(
-        layout, WEAK, seed=seed, retry=False, target_accept=TARGET_ACCEPT, **chain
+        layout, WEAK, seed=seed, retry=False, target_accept=target_accept, **chain
     )
     info = {
         "seed": seed,

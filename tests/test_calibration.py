@@ -1,6 +1,6 @@
-"""Calibration on known truths: small versions of benchmarks/worlds.py and benchmarks/sbc.py.
+"""Benchmarks with short chains: calibration on known truths, campaigns that keep to a budget.
 
-Every check has a negative control that must fail. Seeds are fixed, so a result repeats.
+Every statistical check has a negative control that must fail. Seeds are fixed, so a result repeats.
 """
 
 from __future__ import annotations
@@ -28,11 +28,18 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
         return importlib.import_module(name)
 
     yield load
-    for name in ("worlds", "sbc", "resume", "baselines"):
-        sys.modules.pop(name, None)
+    for path in BENCHMARKS.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 SAMPLER = {"draws": 300, "tune": 500, "chains": 4, "seed": 0}
+WORLD = {
+    "law": "multiplicative",
+    "target_accept": 0.9,
+    "noise": 0.005,
+    "base_effect": 0.0065,
+    "curve_effect": 0.0065,
+}
 WORLDS, SIMULATIONS = 20, 40
 
 
@@ -44,9 +51,7 @@ def test_intervals_at_16b_cover_and_p_best_beats_a_third(benchmark: Any, tmp_pat
     fewer: true coverage of 0.5 is found nine times in ten.
     """
     worlds = benchmark("worlds")
-    settings = SAMPLER | {"law": "multiplicative", "target_accept": 0.9}
-    settings |= {"noise": 0.005, "base_effect": 0.0065, "curve_effect": 0.0065}
-    records = worlds.run(tmp_path / "worlds.jsonl", WORLDS, settings)
+    records = worlds.run(tmp_path / "worlds.jsonl", WORLDS, SAMPLER | WORLD)
     result = worlds.summarise(records)
     assert not result["too_narrow"]
     scores = result["winners"]
@@ -86,6 +91,52 @@ def test_the_rank_tests_pass_uniform_ranks_and_fail_narrow_ones(benchmark: Any) 
     assert not sbc.fails(sbc.uniformity(good, "ranks"))
     assert sbc.fails(sbc.uniformity(narrow, "ranks"))
     assert sbc.fails(sbc.uniformity(shifted, "ranks"))
+
+
+def test_a_world_is_scored_row_by_row_and_place_by_place(benchmark: Any) -> None:
+    """Chains of 20 draws: whether the parts fit together, and nothing on how good they are."""
+    worlds = benchmark("worlds")
+    record = worlds.world(3, SAMPLER | WORLD | {"draws": 20, "tune": 20, "chains": 2})
+    held, half = (np.array(record[key]["0.95"]) for key in ("hits", "hits_shrunk"))
+    assert (half <= held).all()
+    assert (np.array(record["hits"]["0.5"]) <= held).all()
+    assert held.sum() > half.sum()
+    p_best = np.array(record["p_best"])
+    assert p_best.shape == (len(worlds.contests()), len(worlds.METHODS))
+    np.testing.assert_allclose(p_best.sum(axis=1), 1.0, atol=1e-5)
+    result = worlds.summarise([record, record | {"number": 4}])
+    line = next(line for line in result["coverage"] if line["nominal"] == 0.95)
+    assert line["coverage"] == pytest.approx(held.mean())
+
+
+@pytest.mark.parametrize("name", ["forecast", "V-optimal", "cheapest"])
+def test_a_campaign_keeps_what_it_bought_and_spends_no_more_than_each_budget(
+    benchmark: Any, ladder: pd.DataFrame, name: str
+) -> None:
+    refits, strategies = benchmark("refits"), benchmark("strategies")
+    pool = ladder[ladder["finetune_examples"] > 0].reset_index(drop=True)
+    costs = (pool["model_size"] * pool["finetune_examples"]).to_numpy(float)
+    targets = pool[pool["model_size"] == pool["model_size"].max()].drop(columns="loss").head(2)
+    market = strategies.Market(pool, costs, targets, {"law": "rectified"})
+    chain = {"draws": 50, "tune": 50, "chains": 2}
+    known = refits.cheapest(costs, 12)
+    first = refits.fit_rows(pool[known], market.ask, seed=1, **chain)
+    budgets = [0.01 * costs.sum(), 0.03 * costs.sum()]
+    before = known
+    for budget, (bought, fit) in zip(
+        budgets,
+        strategies.campaign(
+            name, market, known, first, budgets, seed=1, plan_draws=100, chain=chain
+        ),
+        strict=True,
+    ):
+        assert (bought >= before).all()
+        assert 0 < costs[bought & ~known].sum() <= budget * (1 + 1e-9)
+        assert sorted(fit.runs["run_id"]) == sorted(pool["run_id"][bought])
+        before = bought
+    # What it left of the last budget pays for no other run, or a plan saw nothing in one.
+    left = budgets[-1] - costs[bought & ~known].sum()
+    assert name == "forecast" or costs[~bought].min() > left
 
 
 def test_rounded_parameters_print_as_published_and_fill_their_box(benchmark: Any) -> None:
