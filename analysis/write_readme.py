@@ -49,6 +49,9 @@ def rendered(readme: str) -> str:
         "plans": _plans(_read(RESULTS / "plan_worlds.json")),
         "real plans": _real_plans(_read(RESULTS / "rectified.json")),
         "inside plans": _real_plans(_read(RESULTS / "inside.json")),
+        "scalebench": _scalebench(
+            {name: _read(RESULTS / f"{name}.json") for name in ("parallel", "sparsity")}
+        ),
         "files": _files(),
     }
     for name, text in parts.items():
@@ -172,6 +175,31 @@ def _by_share(found: Mapping[str, Any], scores: Sequence[tuple[str, str]]) -> st
                 cells.append(f"{value:{digits}} ± {error:{digits}}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _scalebench(found: Mapping[str, Any]) -> str:
+    """R^2 by way of choosing and share of the cost, beside what a paper reports of its own law."""
+    printed = {"random": "Random", "cheapest": "Cheapest", "whole pool": "All data"}
+    printed |= {"D-optimal": "D-opt", "V-optimal": "V-opt"}
+    heads: list[str] = []
+    columns: list[dict[str, str]] = []
+    for table, body in found.items():
+        scores = {k: v["r2"] for k, v in body["scores"].items()}
+        shares = list(dict.fromkeys(k.split()[-1] for k in scores if k.startswith("forecast ")))
+        for share in shares:
+            heads.append(f"`{table}`, {float(share):.0%}")
+            bought = {k.rpartition(" ")[0]: v for k, v in scores.items() if k.split()[-1] == share}
+            bought["whole pool"] = scores["whole pool"]
+            columns.append({k: f"{v['mean']:.2f} ± {v['error']:.2f}" for k, v in bought.items()})
+        heads.append(f"printed, {float(shares[-1]):.0%}")
+        reported = {"SL2": body["published"]["SL2"]}
+        reported |= {ours: body["published"][theirs] for ours, theirs in printed.items()}
+        columns.append({k: f"{v:.2f}" for k, v in reported.items()})
+    lines = [f"| chosen by | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    for name in [*(k for k in columns[0] if k != "whole pool"), "SL2", "whole pool"]:
+        lines.append(f"| {name} | {' | '.join(c.get(name, '') for c in columns)} |")
+    starts = found["parallel"]["starts"]
+    return "\n".join([*lines, "", f"Over {starts} starts, ± standard errors.", ""])
 
 
 def _files() -> str:
