@@ -16,6 +16,7 @@ curve and by group with bootstrap; simple-scaling-laws with its new-run interval
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import platform
@@ -97,7 +98,7 @@ def forecasters(only: str) -> dict[str, Callable[[pd.DataFrame, pd.DataFrame], n
         "unpooled": unpooled,
     }
     return {
-        name: lambda train, test, peer=peer: peer(train, test, seed=SEED, draws=1000)
+        name: functools.partial(peer, seed=SEED, draws=1000)
         for name, peer in peers.items()
         if not only or only in name
     }
@@ -107,7 +108,8 @@ def score(draws: np.ndarray, test: pd.DataFrame) -> list[dict[str, Any]]:
     """Return scores over all rows and by task and, where models are unseen, by that."""
     by = [c for c in ("task", "seen") if c in test]
     groups = test[by].astype(str).reset_index(drop=True)
-    return score_draws(draws, test["loss"].to_numpy(float), groups).to_dict("records")
+    rows = score_draws(draws, test["loss"].to_numpy(float), groups).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def main(out: Path, only: str = "", law: str = "rectified") -> None:

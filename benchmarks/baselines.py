@@ -31,12 +31,12 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from data import FAMILIES, rectified_ft
 
 from tunecast.models.pointfit import bootstrap, fit_point
 
@@ -410,9 +410,6 @@ FORECASTERS: dict[str, Callable[..., Array]] = {
 
 def main(smallest: float = 0.0, largest: float = 25_600.0) -> None:
     """Print the scores of every baseline, fitted on ``smallest < D <= largest``."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from benchmarks.data import FAMILIES, rectified_ft
-
     runs = rectified_ft()
     families = runs["family"].isin(FAMILIES)
     D = runs["finetune_examples"]

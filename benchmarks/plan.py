@@ -134,7 +134,7 @@ def agreement(fit: Fit) -> dict[str, Any]:
     task = str(fit.runs["task"].iloc[0])
     largest = float(fit.runs["model_size"].max())
     place = {"task": task, "model_size": 2 * largest, "finetune_examples": 6000.0}
-    known = fit.runs.loc[fit.runs["model_size"].idxmax(), "base_model"]
+    known = fit.runs["base_model"].iloc[int(fit.runs["model_size"].argmax())]
     rows = [
         {**place, "method": method, "base_model": base, "model_size": size, "finetune_examples": d}
         for method in ("fmt", "lora", "prompt")

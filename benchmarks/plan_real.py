@@ -72,6 +72,7 @@ class Problem:
 
 def problem(name: str) -> Problem:
     """Return the problem of a name."""
+    ask: dict[str, Any]
     if name in ("rectified", "inside"):
         runs = rectified_ft()
         pool, test = _larger_and_longer(runs[runs["finetune_examples"] > 0], 51_200)
@@ -89,7 +90,7 @@ def problem(name: str) -> Problem:
         table["finetune_examples"] = table["parallel_size"].astype(float)
         table["base_model"] = table["num_params"].astype(str)
         cost = table["model_size"]
-        ask: dict[str, Any] = {"law": "multiplicative", "cell": ("task", "method")}
+        ask = {"law": "multiplicative", "cell": ("task", "method")}
     else:
         table["task"] = name
         table["finetune_examples"] = table["D2"]
@@ -201,4 +202,5 @@ if __name__ == "__main__":
     parser.add_argument("--whole", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--backwards", action="store_true")
     given = vars(parser.parse_args())
-    main(*(given.pop(key) for key in ("name", "out", "starts", "backwards")), given)
+    name, out, starts, backwards = (given.pop(k) for k in ("name", "out", "starts", "backwards"))
+    main(name, out, starts, backwards, given)

@@ -32,15 +32,18 @@ def fit_rows(
     *,
     seed: int,
     target_accept: float = TARGET_ACCEPT,
-    **chain: int,
+    draws: int,
+    tune: int,
+    chains: int,
 ) -> Fit:
-    """Return a fit of the rows; ``ask`` goes to `question_of`, the rest to `sample`."""
+    """Return a fit of the rows; ``ask`` goes to `question_of`, the others to `sample`."""
     runs = runs.reset_index(drop=True)
     question = question_of(runs, **ask)
     layout = lay_out(runs, question, thin=True)
     posterior, diagnostics = sample(
-        layout, WEAK, seed=seed, retry=False, target_accept=target_accept, **chain
-    )
+        layout, WEAK, draws=draws, tune=tune, chains=chains, seed=seed, retry=False,
+        target_accept=target_accept,
+    )  # fmt: skip
     info = {
         "seed": seed,
         "simulated": False,

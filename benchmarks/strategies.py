@@ -165,7 +165,8 @@ def _optimal(
     for c in np.unique(np.concatenate([cell, known_cell, wanted_cell])):
         rows = known[known_cell == c]
         covariance[c] = np.linalg.inv(RIDGE * np.eye(width) + rows.T @ rows / noise)
-    left, open_, chosen = budget, np.ones(len(costs), dtype=bool), []
+    left, open_ = budget, np.ones(len(costs), dtype=bool)
+    chosen: list[int] = []
     gains = np.full(len(costs), np.nan)
     stale = set(covariance)
     while True:

@@ -1,6 +1,6 @@
 """Question: how many tokens does a CPU second train, side by side with the Hugging Face Trainer?
 
-    python benchmarks/training.py --out benchmarks/results/training.json
+    python benchmarks/training_cpu.py --out benchmarks/results/training_cpu.json
 
 The same model, examples, batch size and number of steps, one thread, in turn: the Trainer in its
 default order, the Trainer with examples of like length together, a plain loop over such batches
