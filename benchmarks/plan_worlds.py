@@ -5,9 +5,10 @@
 Each world draws laws, checkpoints and noise as worlds.py does, of one task: worlds 0, 3, 6 ... are
 of the first task, and so on. The pool are its runs of 1B to 8B, at a cost of 6ND with one token an
 example. The cheapest 5 % of them are known at the start; each strategy then buys for 1 % of the
-pool's cost, fits again, and goes on to 5 and to 10 % likewise. Every such fit is judged: how often
-the method of the highest p_best at 16B is the true winner, what choosing it costs in nats, and the
-CRPS of the 16B losses expected. "whole pool" is what all runs together reach.
+pool's cost, fits again, and goes on to 5 and to 10 % likewise (strategies.py). Every such fit is
+judged at the six data sizes of 16B that the plans were asked about: how often the method of the
+highest p_best is the true winner, what choosing it costs in nats, and the CRPS of the losses
+expected. "whole pool" is what all runs together reach.
 
 Which way the checkpoint of 16B deviates, no run of the pool can tell, and which of two close
 methods wins there is mostly that. So each fit is judged against many such checkpoints of its world,
@@ -45,7 +46,6 @@ from tunecast.models.simulate import (
 START = 0.05  # the cheapest share of runs that is known
 ASK = {"law": "multiplicative", "cell": ("task", "method")}
 CHECKPOINTS = 200  # of 16B, that each fit is judged against
-PLANNED = (1e4, 1e5, 1e6)  # examples at which the winner is planned for; judged at all of worlds.py
 
 
 def costs_of(pool: pd.DataFrame) -> np.ndarray:
@@ -104,8 +104,8 @@ def world(number: int, settings: dict[str, Any]) -> dict[str, Any]:
         "start": judged(start, places, truth),
         "whole pool": judged(fit_rows(pool, ASK, seed=seed, **chain), places, truth),
     }
-    targets = with_methods(places[places["finetune_examples"].isin(PLANNED)])
-    market = Market(pool, costs, targets, ASK)
+    # What a plan is judged at is what it was asked about.
+    market = Market(pool, costs, with_methods(places), ASK)
     for name in STRATEGIES:
         stages = campaign(
             name, market, known, start, [share * costs.sum() for share in BUDGETS],
