@@ -1,6 +1,6 @@
 """Question: does a plan by information name the right winner sooner than other ways to spend?
 
-    python benchmarks/plan_worlds.py --worlds 100 --out benchmarks/results/plan_worlds.json
+    python benchmarks/plan_worlds.py --worlds 100 --seed 1 --out benchmarks/results/plan_worlds.json
 
 Each world draws laws, checkpoints and noise as worlds.py does, of one task: worlds 0, 3, 6 ... are
 of the first task, and so on. The pool are its runs of 1B to 8B, at a cost of 6ND with one token an
