@@ -162,44 +162,47 @@ def _real_plans(found: Mapping[str, Any]) -> str:
 def _by_share(found: Mapping[str, Any], scores: Sequence[tuple[str, str]]) -> str:
     """Scores of each way to choose runs, and of the whole pool, by share of the pool's cost."""
     shares = (0.01, 0.05, 0.1)
-    names = list(dict.fromkeys(k.rpartition(" ")[0] for k in found if k.endswith(" 0.1")))
-    heads = [f"{told}, {share:.0%}" for _, told in scores for share in shares]
-    lines = [f"| chosen by | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
-    for name in [*names, "whole pool"]:
-        cells = []
-        for score, _ in scores:
-            for share in shares:
-                line = found[name if name == "whole pool" else f"{name} {share:g}"]
-                value, error = line[score]["mean"], line[score]["error"]
-                digits = ".1%" if score == "right" else ".4f"
-                cells.append(f"{value:{digits}} ± {error:{digits}}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    columns = {
+        f"{told}, {share:.0%}": _column(found, share, score, ".1%" if score == "right" else ".4f")
+        for score, told in scores
+        for share in shares
+    }
+    return _chosen_by(columns, _ways(found))
 
 
 def _scalebench(found: Mapping[str, Any]) -> str:
     """R^2 by way of choosing and share of the cost, beside what a paper reports of its own law."""
-    printed = {"random": "Random", "cheapest": "Cheapest", "whole pool": "All data"}
-    printed |= {"D-optimal": "D-opt", "V-optimal": "V-opt"}
-    heads: list[str] = []
-    columns: list[dict[str, str]] = []
+    columns: dict[str, dict[str, str]] = {}
+    shares = {"parallel": (0.01, 0.05, 0.1), "sparsity": (0.01, 0.05, 0.1, 0.5)}
     for table, body in found.items():
-        scores = {k: v["r2"] for k, v in body["scores"].items()}
-        shares = list(dict.fromkeys(k.split()[-1] for k in scores if k.startswith("forecast ")))
-        for share in shares:
-            heads.append(f"`{table}`, {float(share):.0%}")
-            bought = {k.rpartition(" ")[0]: v for k, v in scores.items() if k.split()[-1] == share}
-            bought["whole pool"] = scores["whole pool"]
-            columns.append({k: f"{v['mean']:.2f} ± {v['error']:.2f}" for k, v in bought.items()})
-        heads.append(f"printed, {float(shares[-1]):.0%}")
-        reported = {"SL2": body["published"]["SL2"]}
-        reported |= {ours: body["published"][theirs] for ours, theirs in printed.items()}
-        columns.append({k: f"{v:.2f}" for k, v in reported.items()})
-    lines = [f"| chosen by | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
-    for name in [*(k for k in columns[0] if k != "whole pool"), "SL2", "whole pool"]:
-        lines.append(f"| {name} | {' | '.join(c.get(name, '') for c in columns)} |")
-    starts = found["parallel"]["starts"]
-    return "\n".join([*lines, "", f"Over {starts} starts, ± standard errors.", ""])
+        for share in shares[table]:
+            columns[f"`{table}`, {share:.0%}"] = _column(body["scores"], share, "r2", ".2f")
+        printed = {name: f"{r2:.2f}" for name, r2 in body["published"].items()}
+        columns[f"printed, {share:.0%}"] = printed
+    ways = [*_ways(found["parallel"]["scores"]), "SL2"]
+    told = f"\nOver {found['parallel']['starts']} starts, ± standard errors.\n"
+    return _chosen_by(columns, ways) + told
+
+
+def _ways(found: Mapping[str, Any]) -> list[str]:
+    """Return the ways to choose of which a benchmark tells scores."""
+    return list(dict.fromkeys(k.rpartition(" ")[0] for k in found if k.endswith(" 0.1")))
+
+
+def _column(found: Mapping[str, Any], share: float, score: str, digits: str) -> dict[str, str]:
+    """Return a score with its error for each way to choose, and for the whole pool."""
+    lines = {name: found[f"{name} {share:g}"] for name in _ways(found)}
+    lines["whole pool"] = found["whole pool"]
+    told = {name: line[score] for name, line in lines.items()}
+    return {n: f"{v['mean']:{digits}} ± {v['error']:{digits}}" for n, v in told.items()}
+
+
+def _chosen_by(columns: Mapping[str, Mapping[str, str]], ways: Sequence[str]) -> str:
+    """Return a table of columns, with a line for each way to choose and for the whole pool."""
+    lines = [f"| chosen by | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    for name in (*ways, "whole pool"):
+        lines.append(f"| {name} | {' | '.join(c.get(name, '') for c in columns.values())} |")
+    return "\n".join(lines) + "\n"
 
 
 def _files() -> str:
