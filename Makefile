@@ -20,7 +20,7 @@ help:
 forecast: forecasts/.made
 	@echo "The result is in forecasts/, which is up to date."
 
-forecasts/.made: .venv/.modelling $(wildcard models/*.py models/data/* analysis/*.py)
+forecasts/.made: .venv/.modelling $(wildcard models/*.py models/*/* analysis/*.py analysis/*/*)
 	@mkdir -p forecasts
 	$(RUN) analysis/make_forecast.py
 	@touch $@

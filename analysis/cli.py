@@ -8,7 +8,6 @@ The heavy imports stand inside the functions, so that ``tunecast --help`` answer
 
 from __future__ import annotations
 
-import dis
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+from tunecast.models.errors import TunecastError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,10 +55,6 @@ class NotConverged(RuntimeError):
     """A fit that did not converge: exit code 3."""
 
 
-class OutputError(ValueError):
-    """A file that could not be written, in one sentence."""
-
-
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with its exit code."""
     try:
@@ -65,24 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except NotConverged as error:
         _say(str(error))
         sys.exit(3)
-    except (ValueError, OSError) as error:
-        if isinstance(error, ValueError) and not _is_ours(error):
-            raise  # a fault of the program must not be blamed on its user
+    except (TunecastError, OSError) as error:
         for sentence in _sentences(error):
             _say(sentence)
         sys.exit(2)
     sys.exit(0)
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether a ``raise`` of tunecast made ``error``, rather than a library that it used badly."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None or not trace.tb_frame.f_globals["__name__"].startswith("tunecast."):
-        return False
-    # Compiled libraries leave no frame: their errors seem to come from the line that called them.
-    return trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
 
 
 def _sentences(error: BaseException) -> list[str]:
@@ -307,13 +291,13 @@ def crossover(
     plot: Plot = None,
 ) -> None:
     """Say at which data size the better one of two methods changes, if it does."""
-    from tunecast.analysis.targets import TargetError, grid
+    from tunecast.analysis.targets import grid
 
     result = _load(fit_file, output, plot)
     options = _target_options(task, None, model_size, None, base_model)
     target = grid(result, options, values or (), methods=False)
     if len(target) != 1:
-        raise TargetError("crossover takes one target; give each option a single value.")
+        raise TunecastError("crossover takes one target; give each option a single value.")
     _note_unseen(result, target)
     curve = result.info["curve"]
     place: dict[str, Any] = {str(c): target[c].iloc[0] for c in target if c != curve}
@@ -396,7 +380,7 @@ def score(
 ) -> None:
     """Score forecasts by the runs that were made since."""
     from tunecast.analysis.ledger import is_ledger, open_forecasts
-    from tunecast.analysis.tables import TableError, check_output, read_table
+    from tunecast.analysis.tables import check_output, read_table
     from tunecast.analysis.targets import split
     from tunecast.models.scoring import score_table
 
@@ -409,9 +393,9 @@ def score(
         table = open_forecasts(table)
         groups = groups or ("day",)
         if table.empty:
-            raise TableError(f"every forecast in '{forecasts}' was of runs already fitted.")
+            raise TunecastError(f"every forecast in '{forecasts}' was of runs already fitted.")
     if absent := [name for name in groups if name not in table]:
-        raise TableError(f"'{forecasts}' has no column '{absent[0]}' to score by.")
+        raise TunecastError(f"'{forecasts}' has no column '{absent[0]}' to score by.")
     scores = score_table(table, frame, groups)
     # A table without the column was not made here, so nothing is known of its convergence.
     if "converged" in table:
@@ -626,13 +610,11 @@ def _require_training(ray: str | None) -> None:
     """Refuse, in one sentence, what needs packages that are not installed."""
     from importlib.util import find_spec
 
-    from tunecast.analysis.tables import TableError
-
     wanted = ("torch", "transformers", "peft", "tokenizers")
     if missing := [name for name in wanted if find_spec(name) is None]:
-        raise TableError(f"sweep needs {missing[0]}: pip install 'tunecast[train]'.")
+        raise TunecastError(f"sweep needs {missing[0]}: pip install 'tunecast[train]'.")
     if ray is not None and find_spec("ray") is None:
-        raise TableError("sweep --ray needs ray: pip install 'tunecast[cluster]'.")
+        raise TunecastError("sweep --ray needs ray: pip install 'tunecast[cluster]'.")
 
 
 def _duration(seconds: float) -> str:
@@ -703,14 +685,13 @@ def report(
 
 def _runs(sources: Sequence[str], condition: str | None) -> pd.DataFrame:
     """Return the checked runs, having said what a reader of a fit to them should know."""
-    from tunecast.analysis.tables import TableError
     from tunecast.models import read_runs, warn_about, where
 
     frame = read_runs(sources)
     if condition is not None:
         frame = where(frame, condition).reset_index(drop=True)
         if frame.empty:
-            raise TableError(f"no run fulfils the condition '{condition}'.")
+            raise TunecastError(f"no run fulfils the condition '{condition}'.")
     for sentence in warn_about(frame):
         typer.echo(f"note: {sentence}", err=True)
     return frame
@@ -812,17 +793,17 @@ def _rows(
     ``words`` are the option that names the table, what its rows are, and what to say without it.
     """
     from tunecast.analysis.tables import read_table
-    from tunecast.analysis.targets import TargetError, grid
+    from tunecast.analysis.targets import grid
 
     given = [name for name, value in options.items() if value is not None]
     given += ["--set"] if values else []
     option, what, ask = words
     if table is not None and given:
-        raise TargetError(f"{option} names the {what} already; leave {', '.join(given)} out.")
+        raise TunecastError(f"{option} names the {what} already; leave {', '.join(given)} out.")
     if table is not None:
         rows = read_table(table)
     elif options["--examples"] is None:
-        raise TargetError(f"{ask}, or --examples and the rest.")
+        raise TunecastError(f"{ask}, or --examples and the rest.")
     else:
         rows = grid(result, options, values or (), methods=methods)
     _note_unseen(result, rows)
@@ -935,7 +916,7 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error).rstrip(".")
-        raise OutputError(
+        raise TunecastError(
             f"'{path}' cannot be written: {reason}; a file that was there is unchanged."
         ) from error
 

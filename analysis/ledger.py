@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tunecast.analysis.tables import TableError, read_table, write_table
+from tunecast.analysis.tables import read_table, write_table
+from tunecast.models.errors import TunecastError
 from tunecast.models.files import locked
 from tunecast.models.fits import Fit
 from tunecast.models.scoring import matched, score_table
@@ -38,7 +39,7 @@ def file_forecast(path: Path, forecast: pd.DataFrame, fit: Fit, now: datetime | 
 
     Raises
     ------
-    TableError
+    TunecastError
         When the file is there and no ledger.
     """
     stamp = (now or datetime.now(UTC)).isoformat(timespec="seconds")
@@ -71,12 +72,12 @@ def read_ledger(path: Path) -> pd.DataFrame:
 
     Raises
     ------
-    TableError
+    TunecastError
         When there is no such file, or it is no ledger.
     """
     table = read_table(path)
     if not is_ledger(table):
-        raise TableError(f"'{path}' is no ledger: 'tunecast forecast --ledger' makes one.")
+        raise TunecastError(f"'{path}' is no ledger: 'tunecast forecast --ledger' makes one.")
     return table
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from tunecast.analysis.plots import axis_name, colours, finished, percent, short
+from tunecast.models.errors import TunecastError
 
 if TYPE_CHECKING:
     from tunecast.models import Fit, Plan
@@ -34,12 +35,12 @@ def plan_figure(fit: Fit, plan: Plan) -> Figure:
 
     Raises
     ------
-    ValueError
+    TunecastError
         If the candidates have more than four methods.
     """
     methods = list(dict.fromkeys(plan.candidates["method"].astype(str)))
     if len(methods) > MAX_METHODS:
-        raise ValueError(
+        raise TunecastError(
             f"a picture holds at most {MAX_METHODS} methods and the candidates have "
             f"{len(methods)}; draw fewer of them."
         )

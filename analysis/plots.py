@@ -21,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.files import write_atomically
 
 if TYPE_CHECKING:
@@ -308,7 +309,7 @@ def forecast_figure(
 
     Raises
     ------
-    ValueError
+    TunecastError
         If the targets would need more than six panels.
     """
     data = fit.info["data"]
@@ -429,7 +430,7 @@ def _panels(
     keys = [name for name in dict.fromkeys([*cell, *factors, curve]) if name in targets]
     groups = list(targets.groupby(keys, sort=False, dropna=False))
     if len(groups) > MAX_PANELS:
-        raise ValueError(
+        raise TunecastError(
             f"a picture holds at most {MAX_PANELS} panels, one for each task and model, "
             f"and these targets need {len(groups)}; draw fewer of them."
         )

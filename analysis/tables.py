@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.files import write_atomically
 
 if TYPE_CHECKING:
@@ -17,25 +18,21 @@ SHARES = ("p_", "cover")  # columns of probabilities and shares start so
 LABELS = ("task", "method", "base_model", "family")
 
 
-class TableError(ValueError):
-    """A table that cannot be read or written as asked, in one sentence."""
-
-
 def read_table(path: str | Path) -> pd.DataFrame:
     """Return the table in a CSV or Parquet file; labels are text whatever they look like.
 
     Raises
     ------
-    TableError
+    TunecastError
         If there is no such file, it is empty, or it cannot be read.
     """
     import pandas as pd
 
     path = Path(path)
     if path.suffix.lower() not in TABLE_SUFFIXES:
-        raise TableError(f"'{path}' must end in .csv or .parquet to be read as a table.")
+        raise TunecastError(f"'{path}' must end in .csv or .parquet to be read as a table.")
     if not path.is_file():
-        raise TableError(f"there is no file '{path}'.")
+        raise TunecastError(f"there is no file '{path}'.")
     try:
         if path.suffix.lower() == ".csv":
             text: dict[Any, Any] = dict.fromkeys(LABELS, str)
@@ -44,10 +41,10 @@ def read_table(path: str | Path) -> pd.DataFrame:
             frame = pd.read_parquet(path)
     except Exception as error:  # pyarrow alone has a dozen types for a file that is not Parquet
         reason = " ".join(str(error).split()).rstrip(".")
-        raise TableError(f"'{path}' cannot be read as {path.suffix[1:]}: {reason}.") from error
+        raise TunecastError(f"'{path}' cannot be read as {path.suffix[1:]}: {reason}.") from error
     frame.columns = pd.Index([str(name).strip() for name in frame.columns])
     if frame.empty:
-        raise TableError(f"'{path}' has no rows.")
+        raise TunecastError(f"'{path}' has no rows.")
     return frame
 
 
@@ -56,7 +53,7 @@ def check_output(path: Path | None, suffixes: Iterable[str] = TABLE_SUFFIXES) ->
 
     Raises
     ------
-    TableError
+    TunecastError
         If the name has another suffix, is a folder's, or lies in a folder that does not exist.
     """
     if path is None:
@@ -64,11 +61,11 @@ def check_output(path: Path | None, suffixes: Iterable[str] = TABLE_SUFFIXES) ->
     # A device or a pipe takes what it is given.
     special = path.exists() and not path.is_file() and not path.is_dir()
     if path.suffix.lower() not in suffixes and not special:
-        raise TableError(f"'{path}' must end in {' or '.join(suffixes)} to be written.")
+        raise TunecastError(f"'{path}' must end in {' or '.join(suffixes)} to be written.")
     if path.is_dir():
-        raise TableError(f"'{path}' is a folder; give the name of a file to write.")
+        raise TunecastError(f"'{path}' is a folder; give the name of a file to write.")
     if not path.parent.is_dir():
-        raise TableError(f"the folder '{path.parent}' does not exist; make it first.")
+        raise TunecastError(f"the folder '{path.parent}' does not exist; make it first.")
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from tunecast.models.errors import TunecastError
+
 if TYPE_CHECKING:
     from tunecast.models import Fit
-
-
-class TargetError(ValueError):
-    """Targets that cannot be made from what was given, in one sentence."""
 
 
 def split(words: str | None) -> tuple[str, ...]:
@@ -40,7 +38,7 @@ def grid(
 
     Raises
     ------
-    TargetError
+    TunecastError
         If a value cannot be read, or a column is missing that the fit cannot fill.
     """
     data, curve = fit.info["data"], fit.info["curve"]
@@ -55,7 +53,7 @@ def grid(
     for assignment in values:
         name, equals, word = assignment.partition("=")
         if not equals or not name.strip():
-            raise TargetError(f"--set takes COLUMN=VALUE, not '{assignment}'.")
+            raise TunecastError(f"--set takes COLUMN=VALUE, not '{assignment}'.")
         words[name.strip()] = word
     numeric = {data, "model_size", *fit.info["factors"]}
     columns: dict[str, Sequence[Any]] = {
@@ -63,7 +61,7 @@ def grid(
         for name, word in words.items()
     }
     if empty := [name for name, found in columns.items() if not found]:
-        raise TargetError(f"no value was given for {', '.join(empty)}.")
+        raise TunecastError(f"no value was given for {', '.join(empty)}.")
     rows = list(itertools.product(*columns.values()))  # a single empty one if nothing was given
     targets = pd.DataFrame(rows, columns=list(columns), index=range(len(rows)))
     return _completed(targets, fit, methods=methods)
@@ -73,7 +71,7 @@ def _numbers(name: str, words: str) -> list[float]:
     try:
         return [float(word) for word in split(words)]
     except ValueError:
-        raise TargetError(f"{name} takes numbers such as 1e9,2e9, not '{words}'.") from None
+        raise TunecastError(f"{name} takes numbers such as 1e9,2e9, not '{words}'.") from None
 
 
 def _completed(targets: pd.DataFrame, fit: Fit, *, methods: bool) -> pd.DataFrame:
@@ -94,7 +92,7 @@ def _completed(targets: pd.DataFrame, fit: Fit, *, methods: bool) -> pd.DataFram
             if runs[name].nunique() > 1:
                 option = {"task": "--task", "model_size": "--model-size"}.get(name)
                 option = option or f"--set {name}=..."
-                raise TargetError(f"give {option}; the fit has: {_listed(runs[name])}.")
+                raise TunecastError(f"give {option}; the fit has: {_listed(runs[name])}.")
             targets = targets.assign(**{name: runs[name].iloc[0]})
     if methods and "method" not in targets:
         known = targets["task"].isin(runs["task"]).all()

@@ -81,7 +81,7 @@ def answers(fit: Fit, targets: pd.DataFrame) -> list[Answer]:
 
     Raises
     ------
-    FitError
+    TunecastError
         When a target is at fault.
     """
     places = targets.drop(columns="method", errors="ignore").drop_duplicates()

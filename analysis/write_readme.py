@@ -208,10 +208,10 @@ def _chosen_by(columns: Mapping[str, Mapping[str, str]], ways: Sequence[str]) ->
 def _files() -> str:
     lines = ["```"]
     for folder in ("training", "models", "analysis"):
-        for path in sorted((ROOT / folder).glob("*.py")):
+        for path in sorted((ROOT / folder).rglob("*.py")):
             told = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
             told = re.sub(r":\w+:`(?:[\w.]*\.)?(\w+)`", r"\1", told)  # a link where links work
-            lines.append(f"{folder + '/' + path.name:<34}{told}".rstrip())
+            lines.append(f"{path.relative_to(ROOT).as_posix():<34}{told}".rstrip())
     return "\n".join([*lines, "```"]) + "\n"
 
 

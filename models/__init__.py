@@ -1,35 +1,27 @@
-"""What we believe: the run table, the laws, the priors, the hierarchy, and what follows.
+"""What we believe: the run table, the laws, the hierarchy, and what follows from them.
 
-The names below are the public surface. Importing them is light: what samples is
-loaded when a fit starts.
+The public names are listed in `tunecast.models.api` and loaded when one of them is first asked for,
+so that whoever needs the run table alone (`tunecast.models.runs`) loads nothing else.
 """
 
-from tunecast.models.design import Plan as Plan
-from tunecast.models.design import plan as plan
-from tunecast.models.fits import Diagnostics as Diagnostics
-from tunecast.models.fits import Fit as Fit
-from tunecast.models.fits import UnconvergedError as UnconvergedError
-from tunecast.models.fits import load_fit as load_fit
-from tunecast.models.inference import fit as fit
-from tunecast.models.laws import LAWS as LAWS
-from tunecast.models.laws import Law as Law
-from tunecast.models.laws import get_law as get_law
-from tunecast.models.layout import FitError as FitError
-from tunecast.models.pointfit import bootstrap as bootstrap
-from tunecast.models.pointfit import fit_point as fit_point
-from tunecast.models.pointfit import fit_two_stage as fit_two_stage
-from tunecast.models.predict import Draws as Draws
-from tunecast.models.priors import PRIORS as PRIORS
-from tunecast.models.questions import backtest as backtest
-from tunecast.models.questions import compare as compare
-from tunecast.models.questions import crossover as crossover
-from tunecast.models.questions import forecast as forecast
-from tunecast.models.questions import targets_grid as targets_grid
-from tunecast.models.runs import Run as Run
-from tunecast.models.runs import RunTableError as RunTableError
-from tunecast.models.runs import append_run as append_run
-from tunecast.models.runs import read_runs as read_runs
-from tunecast.models.runs import warn_about as warn_about
-from tunecast.models.runs import where as where
-from tunecast.models.scoring import score_draws as score_draws
-from tunecast.models.scoring import score_table as score_table
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tunecast.models.api import *  # noqa: F403
+
+
+def _public() -> dict[str, Any]:
+    every = vars(import_module("tunecast.models.api"))
+    return {name: value for name, value in every.items() if not name.startswith("_")}
+
+
+def __getattr__(name: str) -> Any:
+    # Python looks for the parts of a package here too, before it imports them.
+    if name.startswith("_") or name == "api" or name not in (public := _public()):
+        raise AttributeError(f"module 'tunecast.models' has no attribute '{name}'")
+    return public[name]
+
+
+def __dir__() -> list[str]:
+    return list(_public())

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.information import (
     WORTH,
     Batch,
@@ -29,7 +30,7 @@ from tunecast.models.information import (
     nested_along,
     regression,
 )
-from tunecast.models.layout import FitError, Layout
+from tunecast.models.layout import Layout
 from tunecast.models.predict import check_targets, spread_out
 from tunecast.models.questions import methods_of
 
@@ -45,7 +46,7 @@ UNNAMED = "not seen yet: "  # what the name given to an unnamed base model begin
 MEASURED_COSTS = ("gpu_seconds", "train_flops")  # columns of a run table, the first one preferred
 
 
-class NothingToTell(FitError):
+class NothingToTell(TunecastError):
     """No candidate tells anything about the goal, in one sentence."""
 
 
@@ -151,22 +152,22 @@ def plan(
     ------
     NothingToTell
         Where no candidate tells anything about the goal.
-    FitError
+    TunecastError
         In one sentence: a candidate outside the law's domain, a cost that is not above 0, a budget
         below the cheapest candidate, a winner without rivals, a fit that did not converge.
     """
     if goal not in GOALS:
-        raise FitError(f"unknown goal '{goal}': expected one of {', '.join(GOALS)}")
+        raise TunecastError(f"unknown goal '{goal}': expected one of {', '.join(GOALS)}")
     if not fit.diagnostics.converged and not allow_unconverged:
-        raise FitError(
+        raise TunecastError(
             f"the fit did not converge ({'; '.join(fit.diagnostics.reasons)}): "
             "its draws cannot say what a run would tell; fit again, or allow it"
         )
     if targets is None and goal != "parameters":
-        raise FitError(f"the goal '{goal}' needs targets: say where the answer is wanted")
+        raise TunecastError(f"the goal '{goal}' needs targets: say where the answer is wanted")
     for name, count, least in (("runs", runs, 1), ("draws", draws, 100)):
         if count is not None and count < least:
-            raise FitError(f"{name} is {count}, expected {least} or more")
+            raise TunecastError(f"{name} is {count}, expected {least} or more")
     layout = fit.widest.layout
     ready = ready_candidates(fit, candidates)
     costs, source = costs_of(fit, ready, candidates, cost, tokens_per_example)
@@ -225,7 +226,7 @@ def ready_candidates(fit: Fit, candidates: pd.DataFrame) -> pd.DataFrame:
 
     Raises
     ------
-    FitError
+    TunecastError
         When one of them lies outside the law's domain.
     """
     layout = fit.widest.layout
@@ -235,7 +236,7 @@ def ready_candidates(fit: Fit, candidates: pd.DataFrame) -> pd.DataFrame:
     bad = ~(counts >= 1) | (counts != counts.round()) | np.isinf(counts)
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise FitError(
+        raise TunecastError(
             f"the candidates' 'replicates' is {given.iloc[row]} in row {row + 1}: "
             "expected a whole number from 1"
         )
@@ -284,7 +285,7 @@ def _refuse_lone_methods(
         if len(rows) < 2:
             row = targets.iloc[rows[0]]
             size = f"{layout.question.data} {row[layout.question.data]:g}"
-            raise FitError(
+            raise TunecastError(
                 f"the target at {size} has the method '{row['method']}' only: "
                 "a winner takes two methods or more at each target"
             )
@@ -312,7 +313,7 @@ def costs_of(
 
     Raises
     ------
-    FitError
+    TunecastError
         When the costs asked for cannot be had, or one is not a number above 0.
     """
     data = fit.info["data"]
@@ -321,7 +322,7 @@ def costs_of(
         how = "cost" if "cost" in given else measured[0] if measured else "6ND"
     if how == "6ND":
         if "model_size" not in ready:
-            raise FitError(
+            raise TunecastError(
                 "the candidates have neither a cost nor a model_size to compute one from: "
                 "add a column 'cost'"
             )
@@ -334,7 +335,7 @@ def costs_of(
     elif how in MEASURED_COSTS:
         costs, source = _fitted_costs(fit, ready, how)
     else:
-        raise FitError(
+        raise TunecastError(
             f"unknown cost '{how}': expected a column of the candidates, "
             f"{', '.join(MEASURED_COSTS)} or 6ND"
         )
@@ -342,7 +343,7 @@ def costs_of(
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         value = "missing" if np.isnan(costs[row]) else f"{costs[row]:g}"
-        raise FitError(
+        raise TunecastError(
             f"the cost of candidate {row + 1} is {value}: expected a number above 0 for each"
         )
     return costs * ready["replicates"].to_numpy(float), source
@@ -362,7 +363,7 @@ def _fitted_costs(fit: Fit, ready: pd.DataFrame, column: str) -> tuple[np.ndarra
     """
     data, known = fit.info["data"], _costed(fit, column)
     if len(known) < 3 or "model_size" not in ready:
-        raise FitError(
+        raise TunecastError(
             f"costs cannot be fitted to '{column}': the fit has {len(known)} runs that tell it, "
             "and three with their model_size are needed"
         )
@@ -391,7 +392,7 @@ def _checked_budget(budget: float | None, costs: np.ndarray) -> float:
     if budget is None:
         return float("inf")
     if not budget >= costs.min():
-        raise FitError(
+        raise TunecastError(
             f"the budget {budget:g} is below the cheapest candidate, which costs {costs.min():g}"
         )
     return float(budget)
@@ -446,13 +447,15 @@ def parameter_blocks(fit: Fit, targets: pd.DataFrame | None) -> tuple[np.ndarray
 
     Raises
     ------
-    FitError
+    TunecastError
         When the fit mixes laws, whose parameters differ, or does not know a cell.
     """
     from tunecast.models.fits import published_parameters
 
     if len(fit.members) > 1:
-        raise FitError("the goal 'parameters' needs a fit of one law, and this one mixes several")
+        raise TunecastError(
+            "the goal 'parameters' needs a fit of one law, and this one mixes several"
+        )
     member = fit.members[0]
     cells, names = member.layout.cells, list(member.layout.question.cell)
     asked = list(cells)
@@ -461,7 +464,7 @@ def parameter_blocks(fit: Fit, targets: pd.DataFrame | None) -> tuple[np.ndarray
         asked = list(dict.fromkeys(wanted))
         for cell in asked:
             if cell not in cells:
-                raise FitError(
+                raise TunecastError(
                     f"the fit has no runs of {' / '.join(cell)}, so no parameters of it either"
                 )
     blocks = []

@@ -71,21 +71,33 @@ def _flush_to_disk(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: str | Path) -> Iterator[None]:
-    """Hold the lock that belongs to ``path``, waiting until other holders let go.
+def locked(path: str | Path, *, what: str = "", wait: bool = True) -> Iterator[None]:
+    """Hold the lock that belongs to ``path``.
 
     Parameters
     ----------
     path : str or Path
         The file to guard. The lock is a hidden file beside it, ``.NAME.lock``, which stays:
         removing it would let two processes hold locks on different files of one name.
+    what : str, optional
+        A word for the lock, where a file has several: the lock is then ``.NAME.WHAT.lock``.
+    wait : bool, optional
+        Whether to wait until other holders let go.
+
+    Raises
+    ------
+    BlockingIOError
+        If somebody else holds it and ``wait`` is false.
+    OSError
+        If the lock cannot be made.
     """
     import fcntl  # here, so that reading tables works where there is no fcntl
 
     target = Path(path).resolve()
-    descriptor = os.open(target.with_name(f".{target.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    lock = target.with_name(f".{target.name}.{what}.lock" if what else f".{target.name}.lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     finally:
         os.close(descriptor)  # closing releases the lock

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.files import write_atomically
 from tunecast.models.hierarchy import Belief, log_sigmoid, replay
 from tunecast.models.laws import get_law
-from tunecast.models.layout import FitError, Layout, Question, lay_out
+from tunecast.models.layout import Layout, Question, lay_out
 from tunecast.models.predict import Draws, Predictor, check_targets, spread_out
 from tunecast.models.priors import Prior, PriorTable
 
@@ -148,7 +149,7 @@ class Fit:
 
         Raises
         ------
-        FitError
+        TunecastError
             When a column is missing or a number is not above 0.
         """
         seed = self.info["seed"] if seed is None else seed
@@ -297,19 +298,19 @@ def load_fit(path: str | Path) -> Fit:
 
     Raises
     ------
-    FitError
+    TunecastError
         When the file is missing, truncated, or not a fit.
     """
     path = Path(path)
     if not path.is_file():
-        raise FitError(f"there is no fit file '{path}'")
+        raise TunecastError(f"there is no fit file '{path}'")
     try:
         return _read(path)
     except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        if isinstance(error, FitError):
+        if isinstance(error, TunecastError):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FitError(f"'{path}' is not a whole fit file: {reason}") from None
+        raise TunecastError(f"'{path}' is not a whole fit file: {reason}") from None
 
 
 def _read(path: Path) -> Fit:
@@ -318,10 +319,10 @@ def _read(path: Path) -> Fit:
     with h5netcdf.File(path, "r") as file:
         text = file.attrs.get("tunecast")
         if text is None:
-            raise FitError(f"'{path}' is not a tunecast fit file")
+            raise TunecastError(f"'{path}' is not a tunecast fit file")
         head = json.loads(text)
         if head["format"] != FORMAT:
-            raise FitError(
+            raise TunecastError(
                 f"'{path}' has fit format {head['format']}, this version reads {FORMAT}: fit again"
             )
         runs = _frame_from_group(file["runs"], head["columns"])

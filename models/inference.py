@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.fits import Diagnostics, Fit, Member, UnconvergedError
 from tunecast.models.hierarchy import build
 from tunecast.models.laws import get_law
-from tunecast.models.layout import FitError, Layout, Question, lay_out
+from tunecast.models.layout import Layout, Question, lay_out
 from tunecast.models.priors import get_priors
 from tunecast.models.runs import describe, digest, read_runs
 
@@ -102,7 +103,7 @@ def fit(
 
     Raises
     ------
-    RunTableError, FitError, ValueError
+    TunecastError
         When table or options are at fault; one sentence for each fault.
     UnconvergedError
         When the fit fails its diagnostics and that is not allowed; it carries the fit.
@@ -177,7 +178,7 @@ def _check_sampler(**numbers: int) -> None:
     low = {"draws": 10, "tune": 10, "chains": 2}
     for name, value in numbers.items():
         if value < low[name]:
-            raise FitError(f"{name} is {value}, expected {low[name]} or more")
+            raise TunecastError(f"{name} is {value}, expected {low[name]} or more")
 
 
 def sample(

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from tunecast.models.errors import TunecastError
+
 # A NumPy array, a PyTensor variable or an xarray DataArray: whatever supports + * / **.
 type Values = Any
 type ByFactor = Mapping[str, Values]
@@ -272,9 +274,9 @@ def get_law(name: str) -> Law:
 
     Raises
     ------
-    ValueError
+    TunecastError
         When there is no such law; the sentence lists those there are.
     """
     if name not in LAWS:
-        raise ValueError(f"unknown law '{name}': expected one of {', '.join(LAWS)}")
+        raise TunecastError(f"unknown law '{name}': expected one of {', '.join(LAWS)}")
     return LAWS[name]

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from tunecast.models.errors import TunecastError
+
 CELL = "cell"  # name of the column of interactions
-
-
-class FitError(ValueError):
-    """A table that cannot be fitted as asked, in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,7 @@ def lay_out(runs: pd.DataFrame, question: Question, *, thin: bool = False) -> La
 
     Raises
     ------
-    FitError
+    TunecastError
         When there are too few rows, sizes or curves for the law asked for.
     """
     if not thin:
@@ -266,31 +264,31 @@ def _columns(cells: Sequence[tuple[str, ...]], names: Sequence[str]) -> tuple[Co
 def _refuse_thin_tables(runs: pd.DataFrame, question: Question) -> None:
     n = len(runs)
     if n < 2:
-        raise FitError(
+        raise TunecastError(
             f"the table has {n} usable run{'s' if n != 1 else ''} (status done, "
             f"{question.data} above 0): a fit needs at least two curves of three data sizes"
         )
     for name in question.factors:
         values = runs[name]
         if not (values > 0).all():
-            raise FitError(
+            raise TunecastError(
                 f"factor '{name}' must be above 0 on every run used, and is "
                 f"{values[~(values > 0)].iloc[0]} on {int((~(values > 0)).sum())} of them"
             )
         if values.nunique() == 1:
-            raise FitError(
+            raise TunecastError(
                 f"every run has {name} = {values.iloc[0]:g}: its exponent alpha cannot be "
                 "learned from one value; leave the factor out (law power, or factors none)"
             )
     if runs[question.data].nunique() < 3:
         sizes = sorted(runs[question.data].unique())
-        raise FitError(
+        raise TunecastError(
             f"the runs used have {len(sizes)} value(s) of {question.data} "
             f"({', '.join(f'{s:g}' for s in sizes)}): the law needs at least three"
         )
     keys = [*question.cell, question.curve, *question.factors]
     if runs[keys].drop_duplicates().shape[0] < 2:
-        raise FitError(
+        raise TunecastError(
             "the table holds one curve only: a hierarchy has nothing to pool; "
             "use the point fit (tunecast.models.fit_point), or add another base model or method"
         )

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.laws import Law, get_law
 from tunecast.models.pointsearch import (
     Array,
@@ -114,7 +115,7 @@ class PointFit:
 
         Raises
         ------
-        ValueError
+        TunecastError
             When a factor of the fit is missing.
         """
         law = get_law(self.law)
@@ -260,12 +261,12 @@ def fit_point(
 
     Raises
     ------
-    ValueError
+    TunecastError
         When the law is unknown, a column is missing or not numeric, a value is outside the law's
         domain, or there are too few runs or distinct values for what is to be estimated.
     """
     if starts < 1:
-        raise ValueError(f"starts must be at least 1, got {starts}")
+        raise TunecastError(f"starts must be at least 1, got {starts}")
     problem = _problem(
         frame, get_law(law), tuple(factors), data, delta, residuals, dict(fixed or {})
     )
@@ -330,14 +331,14 @@ def fit_two_stage(
 
     Raises
     ------
-    ValueError
+    TunecastError
         As in :func:`fit_point`, and when the law is not one of the two or no factor is shared.
     """
     if law not in ("multiplicative", "additive"):
-        raise ValueError(f"no two-stage fit of law '{law}': expected multiplicative or additive")
+        raise TunecastError(f"no two-stage fit of law '{law}': expected multiplicative or additive")
     shared = tuple(factor for factor in runs if factor in shared_by)
     if not shared:
-        raise ValueError(
+        raise TunecastError(
             f"no runs for the first stage: expected some of {list(shared_by)}, got {list(runs)}"
         )
     first = stack(
@@ -398,12 +399,12 @@ def bootstrap(
 
     Raises
     ------
-    ValueError
+    TunecastError
         When ``fit`` belongs to other runs, residuals are to be drawn by cluster or there are none
         to spare, or the clusters are too few to determine the law.
     """
     if replicates < 1:
-        raise ValueError(f"replicates must be at least 1, got {replicates}")
+        raise TunecastError(f"replicates must be at least 1, got {replicates}")
     law = get_law(fit.law)
     problem = _problem(frame, law, fit.factors, fit.data, fit.delta, fit.scale, fit.fixed)
     theta = problem.coordinates_of(fit.parameters)
@@ -411,12 +412,12 @@ def bootstrap(
     if residuals.shape != fit.residuals.shape or not np.allclose(
         residuals, fit.residuals, rtol=0, atol=1e-6
     ):
-        raise ValueError(
+        raise TunecastError(
             "the fit was not made from these runs: give bootstrap the frame that fit_point had"
         )
     if resample == "residuals":
         if cluster is not None:
-            raise ValueError("residuals are drawn one by one: with a cluster, resample runs")
+            raise TunecastError("residuals are drawn one by one: with a cluster, resample runs")
         resampled = _with_residuals(problem, fit, replicates, seed)
     else:
         resampled = _with_runs(problem, _clusters(frame, cluster), replicates, seed)
@@ -439,7 +440,7 @@ def _widened(residuals: Array, num_free: int) -> Array:
 def _with_residuals(problem: Problem, fit: PointFit, replicates: int, seed: int) -> Problem:
     runs = len(fit.residuals)
     if runs <= fit.num_free:
-        raise ValueError(
+        raise TunecastError(
             f"no residuals to draw: {runs} runs determine {fit.num_free} parameters exactly"
         )
     pool = _widened(fit.residuals - fit.residuals.mean(), fit.num_free)
@@ -467,7 +468,7 @@ def _counts(problem: Problem, clusters: Indices, point: Indices, rng: np.random.
         count = drawn[clusters].astype(float)
         if _determines(problem, count > 0, point):
             return count
-    raise ValueError(
+    raise TunecastError(
         f"too few clusters ({number}) to resample: hardly any draw determines the "
         f"{len(problem.coordinates)} parameters of law '{problem.law.name}'"
     )
@@ -485,7 +486,7 @@ def _clusters(frame: pd.DataFrame, cluster: str | Sequence[str] | None) -> Indic
     names = [cluster] if isinstance(cluster, str) else list(cluster)
     for name in names:
         if name not in frame:
-            raise ValueError(f"missing column '{name}': the runs have {list(frame.columns)}")
+            raise TunecastError(f"missing column '{name}': the runs have {list(frame.columns)}")
     codes = _done(frame).groupby(names, dropna=False).ngroup()
     return np.asarray(codes, dtype=np.intp)
 
@@ -504,11 +505,11 @@ def _problem(
 ) -> Problem:
     """Return the checked problem of a run table."""
     if not delta > 0:
-        raise ValueError(f"delta must be positive, got {delta}")
+        raise TunecastError(f"delta must be positive, got {delta}")
     if scale not in ("loss", "log"):
-        raise ValueError(f"residuals must be 'loss' or 'log', got '{scale}'")
+        raise TunecastError(f"residuals must be 'loss' or 'log', got '{scale}'")
     if factors and not any(parameter.per_factor for parameter in law.parameters):
-        raise ValueError(f"law '{law.name}' takes no factors, got {list(factors)}")
+        raise TunecastError(f"law '{law.name}' takes no factors, got {list(factors)}")
     _check_fixed(law, factors, fixed)
     runs = _done(frame)
     loss, D = _column(runs, "loss"), _column(runs, data)
@@ -520,7 +521,7 @@ def _problem(
     else:
         _check_rows(D > 0, f"'{data}' must be positive for law '{law.name}'")
     if not (D > 0).any():
-        raise ValueError(f"too few runs: none has a positive '{data}'")
+        raise TunecastError(f"too few runs: none has a positive '{data}'")
     problem = state(law, D, X, loss, delta=delta, scale=scale, fixed=fixed)
     _check_enough(problem, data)
     return problem
@@ -531,20 +532,24 @@ def _check_fixed(law: Law, factors: tuple[str, ...], fixed: Mapping[str, Any]) -
     allowed = [name for name in ("alpha", "beta", "E", "D_l") if law.has(name)]
     for name, value in fixed.items():
         if name not in allowed:
-            raise ValueError(f"cannot fix '{name}' of law '{law.name}': expected some of {allowed}")
+            raise TunecastError(
+                f"cannot fix '{name}' of law '{law.name}': expected some of {allowed}"
+            )
         if name == "alpha":
             unknown = sorted(set(value) - set(factors))
             if unknown:
-                raise ValueError(f"cannot fix alpha of {unknown}: the factors are {list(factors)}")
+                raise TunecastError(
+                    f"cannot fix alpha of {unknown}: the factors are {list(factors)}"
+                )
         elif not value > 0:
-            raise ValueError(f"fixed '{name}' must be positive, got {value}")
+            raise TunecastError(f"fixed '{name}' must be positive, got {value}")
 
 
 def _check_enough(problem: Problem, data: str) -> None:
     runs, free = len(problem.loss), len(problem.coordinates)
     points = len(np.unique(_points(problem)))
     if points < free:
-        raise ValueError(
+        raise TunecastError(
             f"too few runs: law '{problem.law.name}' has {free} free parameters here and the "
             f"{runs} runs lie at {points} different sizes"
         )
@@ -557,7 +562,7 @@ def _check_enough(problem: Problem, data: str) -> None:
         else:
             continue
         if np.ptp(values) <= 1e-12 * values.max():
-            raise ValueError(
+            raise TunecastError(
                 f"'{column}' has one value only ({values[0]:g}), so its exponent {name} cannot be "
                 "estimated: leave the column out or fix the exponent"
             )
@@ -566,16 +571,18 @@ def _check_enough(problem: Problem, data: str) -> None:
 def _check_rows(good: npt.NDArray[np.bool_], must: str) -> None:
     bad = np.flatnonzero(~good)
     if len(bad):
-        raise ValueError(f"{must}: {len(bad)} of {len(good)} runs, the first in row {bad[0] + 1}")
+        raise TunecastError(
+            f"{must}: {len(bad)} of {len(good)} runs, the first in row {bad[0] + 1}"
+        )
 
 
 def _column(frame: pd.DataFrame, name: str) -> Array:
     if name not in frame:
-        raise ValueError(f"missing column '{name}': the runs have {list(frame.columns)}")
+        raise TunecastError(f"missing column '{name}': the runs have {list(frame.columns)}")
     try:
         values = frame[name].to_numpy(dtype=float)
     except (TypeError, ValueError):
-        raise ValueError(f"column '{name}' is not numeric") from None
+        raise TunecastError(f"column '{name}' is not numeric") from None
     _check_rows(np.isfinite(values), f"'{name}' must be finite")
     return values
 
@@ -590,7 +597,9 @@ def _done(frame: pd.DataFrame) -> pd.DataFrame:
 def _factors(fit: PointFit, X: Factors | None) -> dict[str, Array]:
     for factor in fit.factors:
         if X is None or factor not in X:
-            raise ValueError(f"missing factor '{factor}': the fit has factors {list(fit.factors)}")
+            raise TunecastError(
+                f"missing factor '{factor}': the fit has factors {list(fit.factors)}"
+            )
     return {} if X is None else {factor: _floats(X[factor]) for factor in fit.factors}
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.hierarchy import (
     Belief,
     at_factors,
@@ -25,7 +26,7 @@ from tunecast.models.hierarchy import (
     prior_of,
 )
 from tunecast.models.laws import get_law
-from tunecast.models.layout import CELL, FitError, Layout
+from tunecast.models.layout import CELL, Layout
 from tunecast.models.priors import DEVIATION_DF, EFFECT_SPREAD, PriorTable
 
 # Slope innovations come at this spacing in doublings; finer changes no forecast visibly.
@@ -291,18 +292,18 @@ def check_targets(targets: pd.DataFrame, layout: Layout, who: str = "targets") -
 
     Raises
     ------
-    FitError
+    TunecastError
         When a needed column is missing, or a number is not above 0.
     """
     question = layout.question
     targets = targets.reset_index(drop=True).copy()
     if targets.empty:
-        raise FitError(f"there are no {who}: expected at least one row")
+        raise TunecastError(f"there are no {who}: expected at least one row")
     for name in ("task", "method"):
         if name not in targets and name in question.cell:
             seen = {cell[question.cell.index(name)] for cell in layout.cells}
             if len(seen) > 1:
-                raise FitError(f"the {who} lack the column '{name}'")
+                raise TunecastError(f"the {who} lack the column '{name}'")
             targets[name] = next(iter(seen))
     if "task" not in targets:
         targets["task"] = layout.tasks[0]
@@ -332,7 +333,7 @@ def _filled_cell(
         known = by_base.get(base, every)
         if pd.isna(value) or value == "":
             if len(known) != 1:
-                raise FitError(
+                raise TunecastError(
                     f"the {who} need a '{name}' (one of {', '.join(sorted(known)[:6])}, "
                     "or a new one)"
                 )
@@ -347,7 +348,7 @@ def _filled_number(targets: pd.DataFrame, layout: Layout, name: str, who: str) -
     try:
         values = pd.to_numeric(values).astype(float)
     except (ValueError, TypeError):
-        raise FitError(f"the {who}' '{name}' holds text, expected numbers") from None
+        raise TunecastError(f"the {who}' '{name}' holds text, expected numbers") from None
     if name in question.factors:
         i = question.factors.index(name)
         known: Mapping[str, float] = {
@@ -359,7 +360,7 @@ def _filled_number(targets: pd.DataFrame, layout: Layout, name: str, who: str) -
     if bad.any():
         got = values[bad].iloc[0]
         what = "missing" if np.isnan(got) else f"{got:g}"
-        raise FitError(
+        raise TunecastError(
             f"the {who}' '{name}' is {what} in row {int(np.flatnonzero(bad)[0]) + 1}: "
             "expected a number above 0"
         )

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.published import PRINTED
 
 COORDINATES = ("level", "share", "rate", "alpha", "gamma", "delta", "onset", "split")
@@ -123,7 +124,7 @@ def get_priors(name: str | Path) -> PriorTable:
 
     Raises
     ------
-    ValueError
+    TunecastError
         One sentence: no such table or file, an unknown quantity, or a value that is not a number
         of the kind expected.
     """
@@ -131,7 +132,7 @@ def get_priors(name: str | Path) -> PriorTable:
         return PRIORS[str(name)]
     path = Path(name)
     if not path.is_file():
-        raise ValueError(
+        raise TunecastError(
             f"unknown priors '{name}': expected one of {', '.join(PRIORS)}, or a CSV file"
         )
     table = dict(WEAK)
@@ -139,11 +140,11 @@ def get_priors(name: str | Path) -> PriorTable:
         with path.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"priors file '{path}' cannot be read as CSV: {error}") from None
+        raise TunecastError(f"priors file '{path}' cannot be read as CSV: {error}") from None
     for row in rows:
         quantity = row.get("quantity") or ""
         if quantity not in table:
-            raise ValueError(
+            raise TunecastError(
                 f"priors file '{path}': unknown quantity '{quantity}', "
                 f"expected one of {', '.join(WEAK)}"
             )
@@ -171,7 +172,7 @@ def _numbers(row: Mapping[str, str | None], quantity: str, path: Path) -> dict[s
             value = math.nan
         if not math.isfinite(value) or (field != "location" and value <= 0):
             kind = "a number" if field == "location" else "a positive number"
-            raise ValueError(
+            raise TunecastError(
                 f"priors file '{path}': {field} of '{quantity}' is '{text}', expected {kind}"
             )
         values[field] = value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tunecast.models.layout import FitError
+from tunecast.models.errors import TunecastError
 from tunecast.models.runs import read_runs, where
 from tunecast.models.scoring import score_draws
 
@@ -40,7 +40,7 @@ def forecast(fit: Fit, targets: pd.DataFrame, *, seed: int | None = None) -> pd.
 
     Raises
     ------
-    FitError
+    TunecastError
         When the targets are at fault.
     """
     draws = fit.draws(targets, seed=seed)
@@ -97,16 +97,18 @@ def compare(
 
     Raises
     ------
-    FitError
+    TunecastError
         When fewer than two methods are named, or one is unknown.
     """
     known = methods_of(fit)
     methods = list(dict.fromkeys(methods)) if methods else known
     for method in methods:
         if method not in known:
-            raise FitError(f"unknown method '{method}': the runs have {', '.join(known)}")
+            raise TunecastError(f"unknown method '{method}': the runs have {', '.join(known)}")
     if len(methods) < 2:
-        raise FitError(f"comparing takes two methods or more, got {', '.join(methods) or 'none'}")
+        raise TunecastError(
+            f"comparing takes two methods or more, got {', '.join(methods) or 'none'}"
+        )
     plain = targets.drop(columns="method", errors="ignore").drop_duplicates().reset_index(drop=True)
     stacked = pd.concat([plain.assign(method=m) for m in methods], ignore_index=True)
     draws = fit.draws(stacked, seed=seed)
@@ -173,26 +175,26 @@ def crossover(
 
     Raises
     ------
-    FitError
+    TunecastError
         When a method is unknown, the two are the same, or the range is empty.
     """
     known = methods_of(fit)
     for method in (a, b):
         if method not in known:
-            raise FitError(f"unknown method '{method}': the runs have {', '.join(known)}")
+            raise TunecastError(f"unknown method '{method}': the runs have {', '.join(known)}")
     if a == b:
-        raise FitError(f"a crossover takes two different methods, got '{a}' twice")
+        raise TunecastError(f"a crossover takes two different methods, got '{a}' twice")
     tasks = sorted(fit.runs["task"].astype(str).unique())
     if task is None:
         if len(tasks) > 1:
-            raise FitError(f"name a task: one of {', '.join(tasks)}, or a new one")
+            raise TunecastError(f"name a task: one of {', '.join(tasks)}, or a new one")
         task = tasks[0]
     data = fit.question.data
     sizes = fit.runs.loc[fit.runs["task"] == task, data] if task in tasks else fit.runs[data]
     low = float(sizes.min()) / 10 if low is None else low
     high = float(sizes.max()) * 10 if high is None else high
     if not 0 < low < high:
-        raise FitError(f"the range of {data} is {low:g} to {high:g}, expected 0 < low < high")
+        raise TunecastError(f"the range of {data} is {low:g} to {high:g}, expected 0 < low < high")
     grid = np.geomspace(low, high, points)
     base = pd.DataFrame({"task": task, "base_model": base_model, data: grid, **factors})
     base = base.rename(columns={"base_model": fit.question.curve})
@@ -270,7 +272,7 @@ def backtest(
 
     Raises
     ------
-    FitError
+    TunecastError
         When a split is empty, or the two overlap.
     """
     from tunecast.models.inference import fit, usable
@@ -282,16 +284,16 @@ def backtest(
     outside, _ = usable(outside, data, factors)
     if inside.empty or outside.empty:
         which = "train" if inside.empty else "test"
-        raise FitError(f"no usable row satisfies the {which} expression")
+        raise TunecastError(f"no usable row satisfies the {which} expression")
     both = set(inside["run_id"]) & set(outside["run_id"])
     if both:
-        raise FitError(
+        raise TunecastError(
             f"{len(both)} rows are in train and in test, such as '{min(both)}': "
             "a score on rows that were fitted says nothing"
         )
     for name in by:
         if name not in outside:
-            raise FitError(f"the table lacks the column '{name}' to score by")
+            raise TunecastError(f"the table lacks the column '{name}' to score by")
     result = fit(inside, **options)
     draws = result.draws(outside)
     groups = outside[list(by)].astype(str) if by else None

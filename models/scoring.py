@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from tunecast.models.errors import TunecastError
+
 COVERAGES = (0.5, 0.8, 0.9, 0.95)
 BAND = 0.95  # probability of the binomial band around a nominal coverage
 
@@ -99,12 +101,14 @@ def matched(forecasts: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
     Raises
     ------
-    ValueError
+    TunecastError
         When a needed column is missing, or no run matches.
     """
     missing = [c for c in (*_QUANTILES.values(), "loss_mean", "loss_sd") if c not in forecasts]
     if missing:
-        raise ValueError(f"the forecast table lacks {missing}: expected the output of a forecast")
+        raise TunecastError(
+            f"the forecast table lacks {missing}: expected the output of a forecast"
+        )
     names = ["task", "method", "base_model", "model_size", "pretrain_tokens", "pet_params"]
     names += ["finetune_examples"]
     keys = [
@@ -113,12 +117,12 @@ def matched(forecasts: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         if c in forecasts and c in runs and forecasts[c].notna().all() and runs[c].notna().all()
     ]
     if not {"task", "method"} <= set(keys):
-        raise ValueError("forecasts and runs share no complete columns 'task' and 'method'")
+        raise TunecastError("forecasts and runs share no complete columns 'task' and 'method'")
     done = runs[runs["status"] == "done"] if "status" in runs else runs
     left = forecasts.drop(columns=[c for c in ("loss", "loss_se") if c in forecasts])
     both = left.merge(done[[*keys, "loss"]], on=keys, how="inner")
     if both.empty:
-        raise ValueError(f"no run matches a forecast on {', '.join(keys)}")
+        raise TunecastError(f"no run matches a forecast on {', '.join(keys)}")
     return both
 
 
@@ -133,13 +137,13 @@ def score_table(
 
     Raises
     ------
-    ValueError
+    TunecastError
         When a needed column is missing, or no run matches.
     """
     both = matched(forecasts, runs)
     for name in by:
         if name not in both:
-            raise ValueError(f"the forecast table lacks the column '{name}' to score by")
+            raise TunecastError(f"the forecast table lacks the column '{name}' to score by")
     y = np.log(both["loss"].to_numpy(float))
     mean, sd = both["loss_mean"].to_numpy(float), both["loss_sd"].to_numpy(float)
     pinball = []

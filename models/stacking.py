@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.fits import Diagnostics, Member
 from tunecast.models.hierarchy import replay
 from tunecast.models.laws import LAWS
-from tunecast.models.layout import FitError, lay_out
+from tunecast.models.layout import lay_out
 from tunecast.models.predict import Predictor, check_targets
 from tunecast.models.priors import PriorTable
 from tunecast.models.scoring import log_score
@@ -70,7 +71,7 @@ def stacked(
 
     Raises
     ------
-    FitError
+    TunecastError
         When no cell has four data sizes, so that nothing can be set aside.
     """
     from tunecast.models.inference import question_of, sample, worst
@@ -79,7 +80,7 @@ def stacked(
     first = next(iter(questions.values()))
     future = split_future(runs, first.cell, first.data)
     if not future.any():
-        raise FitError(
+        raise TunecastError(
             "law 'auto' sets the largest data sizes aside to weigh the laws, which takes a cell "
             "with four data sizes or more: name a law instead"
         )

@@ -19,17 +19,17 @@ pytest.importorskip("psycopg")
 
 from tunecast.analysis import cli
 from tunecast.models import Fit
-from tunecast.models.database import NAME, TABLE, claimed_of
+from tunecast.models.errors import TunecastError
 from tunecast.models.runs import (
     COLUMNS,
     Run,
-    RunTableError,
     append_run,
     digest,
     has_runs,
     read_runs,
     shown,
 )
+from tunecast.models.runs.database import NAME, TABLE, claimed_of
 
 RUN = Run(run_id="a", task="t", method="lora", loss=0.1 + 0.2, model_size=1e9, seed=3)
 PASSWORD = "p@ss:w/rd"  # every mark that could end it in a URL
@@ -135,16 +135,17 @@ def test_the_table_has_the_declared_columns(url: str) -> None:
 def test_a_run_is_there_once(url: str) -> None:
     fill(url)
     before = digest(read_runs(url))
-    with pytest.raises(RunTableError, match="already has a run ' a'"):
+    with pytest.raises(TunecastError, match="already has a run ' a'"):
         append_run(url, replace(RUN, run_id=" a"))
-    with pytest.raises(RunTableError, match="must not repeat declared ones: loss"):
+    with pytest.raises(TunecastError, match="must not repeat declared ones: loss"):
         append_run(url, replace(RUN, run_id="d"), extra={"loss": 1})
     assert digest(read_runs(url)) == before
 
 
 WRITER = """
 import sys
-from tunecast.models.runs import Run, RunTableError, append_run
+from tunecast.models.errors import TunecastError
+from tunecast.models.runs import Run, append_run
 url, name = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -153,7 +154,7 @@ for k in range(20):
     for run_id in (f"{name}/{k}", f"both/{k}"):
         try:
             append_run(url, Run(run_id=run_id, task="t", method="m", loss=1.0 + k))
-        except RunTableError as error:
+        except TunecastError as error:
             assert "already has a run" in str(error), error
             refused += 1
 print(refused)
@@ -204,17 +205,17 @@ def test_writers_at_the_same_time_lose_no_row_and_write_none_twice(url: str) -> 
 )
 def test_a_bad_url_is_one_sentence_without_the_password(source: str, sentence: str) -> None:
     for use in (read_runs, lambda url: append_run(url, RUN)):
-        with pytest.raises(RunTableError, match=sentence) as caught:
+        with pytest.raises(TunecastError, match=sentence) as caught:
             use(source)  # type: ignore[operator]
         assert "geheim" not in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
 def test_reading_makes_no_database(tmp_path: Path) -> None:
-    with pytest.raises(RunTableError, match=f"has no table '{NAME}'"):
+    with pytest.raises(TunecastError, match=f"has no table '{NAME}'"):
         read_runs(f"sqlite:///{tmp_path}/runs.db")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(RunTableError, match="cannot be written: unable to open"):
+    with pytest.raises(TunecastError, match="cannot be written: unable to open"):
         append_run(f"sqlite:///{tmp_path}/gone/runs.db", RUN)
 
 
@@ -223,15 +224,15 @@ def test_something_else_under_our_name_is_left_alone(tmp_path: Path) -> None:
     with sa.create_engine(url, poolclass=sa.pool.NullPool).begin() as connection:
         connection.execute(sa.text(f"CREATE TABLE {NAME} (row_number INTEGER, run_id TEXT)"))
     for use in (read_runs, lambda url: append_run(url, RUN)):
-        with pytest.raises(RunTableError, match="has no column 'task'"):
+        with pytest.raises(TunecastError, match="has no column 'task'"):
             use(url)  # type: ignore[operator]
     (tmp_path / "other.db").write_text("text")
-    with pytest.raises(RunTableError, match=r"other\.db' cannot be read: file is not a database"):
+    with pytest.raises(TunecastError, match=r"other\.db' cannot be read: file is not a database"):
         read_runs(f"sqlite:///{tmp_path}/other.db")
 
 
 def test_a_wrong_password_is_not_repeated(server: str) -> None:
-    with pytest.raises(RunTableError, match="password authentication failed") as caught:
+    with pytest.raises(TunecastError, match="password authentication failed") as caught:
         read_runs(server.replace(QUOTED, "geheim"))
     assert "geheim" not in str(caught.value)
 
@@ -254,10 +255,10 @@ def test_files_need_no_sqlalchemy(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['sqlalchemy'] = None\n"
         "from tunecast.models import read_runs\n"
-        "from tunecast.models.runs import RunTableError\n"
+        "from tunecast.models.errors import TunecastError\n"
         "read_runs('ladder')\n"
         "try: read_runs('sqlite:///runs.db')\n"
-        "except RunTableError as error: print(error)\n"
+        "except TunecastError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

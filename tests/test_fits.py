@@ -14,9 +14,10 @@ import pytest
 from conftest import SMALL
 
 from tunecast.models import inference, load_fit
+from tunecast.models.errors import TunecastError
 from tunecast.models.fits import Diagnostics, Fit, UnconvergedError
 from tunecast.models.inference import diagnose, fit, question_of, worst
-from tunecast.models.layout import FitError, lay_out
+from tunecast.models.layout import lay_out
 from tunecast.models.priors import WEAK, get_priors
 from tunecast.models.runs import digest, read_runs
 
@@ -290,16 +291,18 @@ def test_what_is_no_whole_fit_file_is_one_sentence(saved: Path, tmp_path: Path) 
     for size in (0, 100, len(whole) // 2, len(whole) - 500):
         broken = tmp_path / "broken.nc"
         broken.write_bytes(whole[:size])
-        with pytest.raises(FitError, match=r"broken\.nc' is not a whole fit file: .") as caught:
+        with pytest.raises(
+            TunecastError, match=r"broken\.nc' is not a whole fit file: ."
+        ) as caught:
             load_fit(broken)
         assert "\n" not in str(caught.value)
     text = tmp_path / "runs.csv"
     text.write_text("run_id,loss\na,1\n")
-    with pytest.raises(FitError, match=r"runs\.csv' is not a whole fit file"):
+    with pytest.raises(TunecastError, match=r"runs\.csv' is not a whole fit file"):
         load_fit(text)
-    with pytest.raises(FitError, match=r"there is no fit file .*missing"):
+    with pytest.raises(TunecastError, match=r"there is no fit file .*missing"):
         load_fit(tmp_path / "missing.nc")
-    with pytest.raises(FitError, match="there is no fit file"):
+    with pytest.raises(TunecastError, match="there is no fit file"):
         load_fit(tmp_path)
 
 
@@ -307,7 +310,7 @@ def test_another_netcdf_file_is_not_a_fit(tmp_path: Path) -> None:
     import xarray as xr
 
     xr.Dataset({"x": ("d", np.arange(3.0))}).to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
-    with pytest.raises(FitError, match=r"x\.nc' is not a tunecast fit file"):
+    with pytest.raises(TunecastError, match=r"x\.nc' is not a tunecast fit file"):
         load_fit(tmp_path / "x.nc")
 
 
@@ -317,7 +320,7 @@ def test_a_file_of_another_format_asks_for_a_new_fit(
     monkeypatch.setattr("tunecast.models.fits.FORMAT", 99)
     sampled.save(tmp_path / "fit.nc")
     monkeypatch.undo()
-    with pytest.raises(FitError, match="has fit format 99, this version reads 5: fit again"):
+    with pytest.raises(TunecastError, match="has fit format 99, this version reads 5: fit again"):
         load_fit(tmp_path / "fit.nc")
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.inference import question_of
-from tunecast.models.layout import FitError, Layout, lay_out
+from tunecast.models.layout import Layout, lay_out
 
 
 def laid(
@@ -101,18 +102,18 @@ def test_one_curve_for_each_base_model(ladder: pd.DataFrame) -> None:
 def test_a_thin_table_is_refused_in_one_sentence(
     ladder: pd.DataFrame, keep: str, match: str
 ) -> None:
-    with pytest.raises(FitError, match=match) as caught:
+    with pytest.raises(TunecastError, match=match) as caught:
         laid(ladder.query(keep).reset_index(drop=True))
     assert "\n" not in str(caught.value)
 
 
 def test_one_curve_is_refused(ladder: pd.DataFrame) -> None:
     one = ladder.query("method == 'fmt' and base_model == 'ladder-0.1m'")
-    with pytest.raises(FitError, match=r"one curve only.*fit_point"):
+    with pytest.raises(TunecastError, match=r"one curve only.*fit_point"):
         laid(one, "power", ())
 
 
 def test_a_factor_of_zero_is_refused(ladder: pd.DataFrame) -> None:
     ladder.loc[3, "model_size"] = 0.0
-    with pytest.raises(FitError, match=r"'model_size' must be above 0 .* is 0.0 on 1 of them"):
+    with pytest.raises(TunecastError, match=r"'model_size' must be above 0 .* is 0.0 on 1 of them"):
         laid(ladder)

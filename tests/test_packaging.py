@@ -103,7 +103,7 @@ def test_a_folder_of_the_same_name_does_not_hide_the_package(
     if stray is not None:
         (tmp_path / stray).mkdir(parents=True)
     code = "import tunecast.models.runs as runs; print(runs.__file__)"
-    assert Path(python(code, cwd=tmp_path)).name == "runs.py"
+    assert Path(python(code, cwd=tmp_path)) == ROOT / "models" / "runs" / "__init__.py"
 
 
 def test_the_version_is_that_of_the_metadata() -> None:

@@ -25,9 +25,9 @@ from tunecast.models.design import (
     ready_targets,
     run_groups,
 )
+from tunecast.models.errors import TunecastError
 from tunecast.models.fits import Diagnostics, Fit
 from tunecast.models.information import WORTH
-from tunecast.models.layout import FitError
 from tunecast.models.priors import WEAK
 from tunecast.models.questions import targets_grid
 from tunecast.models.runs import read_runs
@@ -259,25 +259,25 @@ def test_a_budget_is_used_up(believed: Callable[..., Fit], pool: pd.DataFrame) -
 def test_what_cannot_be_planned_is_refused(
     fit: Fit, pool: pd.DataFrame, change: dict[str, Any], options: dict[str, Any], sentence: str
 ) -> None:
-    with pytest.raises(FitError) as caught:
+    with pytest.raises(TunecastError) as caught:
         plan(fit, pool.assign(**change), **({"targets": TARGETS} | options))
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_parameters_of_a_cell_without_runs_are_refused(fit: Fit, pool: pd.DataFrame) -> None:
-    with pytest.raises(FitError, match="no runs of other / fmt, so no parameters"):
+    with pytest.raises(TunecastError, match="no runs of other / fmt, so no parameters"):
         plan(fit, pool, goal="parameters", targets=TARGETS.assign(task="other", method="fmt"))
 
 
 def test_no_candidates_are_refused(fit: Fit, pool: pd.DataFrame) -> None:
-    with pytest.raises(FitError, match="there are no candidates"):
+    with pytest.raises(TunecastError, match="there are no candidates"):
         plan(fit, pool.iloc[:0], targets=TARGETS)
 
 
 def test_an_unconverged_fit_is_refused_unless_allowed(fit: Fit, pool: pd.DataFrame) -> None:
     bad = replace(fit, diagnostics=Diagnostics(1.2, 9.0, 9.0, 0, 1.0, 200))
-    with pytest.raises(FitError, match=r"did not converge \(R-hat 1.200 is above 1.01"):
+    with pytest.raises(TunecastError, match=r"did not converge \(R-hat 1.200 is above 1.01"):
         plan(bad, pool, targets=TARGETS)
     marked = plan(bad, pool, targets=TARGETS, runs=1, allow_unconverged=True)
     assert not marked.runs["converged"].any()

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.fits import Fit, Member
 from tunecast.models.hierarchy import Belief, at_factors
 from tunecast.models.laws import LAWS
-from tunecast.models.layout import FitError
 from tunecast.models.predict import KNOT, Predictor, check_targets
 from tunecast.models.priors import DEVIATION_DF, WEAK, PriorTable
 
@@ -358,7 +358,7 @@ def test_targets_at_fault_get_one_sentence(
     ladder: pd.DataFrame, believed: MakeFit, targets: pd.DataFrame, match: str
 ) -> None:
     layout = believed(ladder, size=2).members[0].layout
-    with pytest.raises(FitError, match=match) as caught:
+    with pytest.raises(TunecastError, match=match) as caught:
         check_targets(targets, layout)
     assert "\n" not in str(caught.value)
 

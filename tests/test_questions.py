@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from tunecast.models import inference
+from tunecast.models.errors import TunecastError
 from tunecast.models.fits import Fit
-from tunecast.models.layout import FitError
 from tunecast.models.questions import (
     backtest,
     compare,
@@ -114,12 +114,12 @@ def test_a_method_far_below_never_crosses(ladder: pd.DataFrame, believed: MakeFi
 def test_a_crossover_that_makes_no_sense_is_refused(
     ladder: pd.DataFrame, believed: MakeFit, a: str, b: str, options: Any, match: str
 ) -> None:
-    with pytest.raises(FitError, match=match):
+    with pytest.raises(TunecastError, match=match):
         crossover(believed(ladder, size=2), a, b, **options)
 
 
 def test_a_crossover_over_several_tasks_needs_one(zhang: pd.DataFrame, believed: MakeFit) -> None:
-    with pytest.raises(FitError, match="name a task: one of mlsum, wmt14-en-de, "):
+    with pytest.raises(TunecastError, match="name a task: one of mlsum, wmt14-en-de, "):
         crossover(believed(zhang, size=2), "fmt", "lora")
 
 
@@ -211,7 +211,7 @@ def test_the_methods_of_a_draw_share_the_base_models_effect(
 def test_a_comparison_that_makes_no_sense_is_refused(
     ladder: pd.DataFrame, believed: MakeFit, methods: list[str], match: str
 ) -> None:
-    with pytest.raises(FitError, match=match):
+    with pytest.raises(TunecastError, match=match):
         compare(believed(ladder, size=2), place(), methods=methods)
 
 
@@ -275,7 +275,7 @@ def test_targets_grid_is_every_combination() -> None:
 def test_a_backtest_that_says_nothing_is_refused(
     ladder: pd.DataFrame, train: str, test: str, by: tuple[str, ...], match: str
 ) -> None:
-    with pytest.raises(FitError, match=match):
+    with pytest.raises(TunecastError, match=match):
         backtest(ladder, train=train, test=test, by=by)
 
 

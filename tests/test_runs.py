@@ -16,11 +16,11 @@ from conftest import disk_full_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.files import locked, write_atomically
 from tunecast.models.runs import (
     COLUMNS,
     Run,
-    RunTableError,
     append_run,
     column_table,
     describe,
@@ -85,14 +85,14 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("changes", "message"), FAULTS)
 def test_a_fault_is_told_in_one_sentence(changes: dict[str, Any], message: str) -> None:
     frame = table(**{"rank": 8, "pair": "en-de", **changes})
-    with pytest.raises(RunTableError, match=message) as caught:
+    with pytest.raises(TunecastError, match=message) as caught:
         read_runs(frame, columns=["model_size", "finetune_examples", "rank"], labels=["pair"])
     assert len(caught.value.args) == 1
 
 
 def test_all_faults_are_told_at_once() -> None:
     frame = table(method=ABSENT, loss=[-1, 2, 3], run_id=["a", "a", "b"], seed=-1)
-    with pytest.raises(RunTableError) as caught:
+    with pytest.raises(TunecastError) as caught:
         read_runs(frame, columns=["rank"])
     assert len(caught.value.args) == 5
     assert str(caught.value).splitlines() == list(caught.value.args)
@@ -100,10 +100,10 @@ def test_all_faults_are_told_at_once() -> None:
 
 
 def test_a_frame_needs_rows_and_distinct_columns() -> None:
-    with pytest.raises(RunTableError, match="'the table' has no rows"):
+    with pytest.raises(TunecastError, match="'the table' has no rows"):
         read_runs(table().iloc[:0])
     twice = pd.concat([table(), table()["loss"]], axis=1)
-    with pytest.raises(RunTableError, match="column 'loss' appears more than once"):
+    with pytest.raises(TunecastError, match="column 'loss' appears more than once"):
         read_runs(twice)
 
 
@@ -129,7 +129,7 @@ def test_an_unreadable_file_is_told_in_one_sentence(
     tmp_path: Path, name: str, content: bytes, message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(RunTableError, match=message) as caught:
+    with pytest.raises(TunecastError, match=message) as caught:
         read_runs(tmp_path / name)
     assert len(caught.value.args) == 1
     assert "\n" not in str(caught.value)
@@ -139,12 +139,12 @@ def test_a_truncated_parquet_file_is_refused(tmp_path: Path) -> None:
     whole = tmp_path / "runs.parquet"
     table().to_parquet(whole)
     whole.write_bytes(whole.read_bytes()[:-40])
-    with pytest.raises(RunTableError, match="cannot be read as parquet"):
+    with pytest.raises(TunecastError, match="cannot be read as parquet"):
         read_runs(whole)
 
 
 def test_what_is_not_there_is_told_with_every_source(tmp_path: Path) -> None:
-    with pytest.raises(RunTableError) as caught:
+    with pytest.raises(TunecastError) as caught:
         read_runs(["nowhere.csv", tmp_path, "laddr", "ladder", "ladder"])
     assert [" ".join(fault.split()[:4]) for fault in caught.value.args] == [
         "there is no file",
@@ -153,7 +153,7 @@ def test_what_is_not_there_is_told_with_every_source(tmp_path: Path) -> None:
         "'ladder' is given twice.",
     ]
     assert "embedded table (" in caught.value.args[2]
-    with pytest.raises(RunTableError, match="no run table was given"):
+    with pytest.raises(TunecastError, match="no run table was given"):
         read_runs([])
 
 
@@ -208,7 +208,7 @@ def test_files_are_put_one_below_the_other_and_faults_name_the_file(tmp_path: Pa
     assert list(frame.index) == list(range(6 + n))
     assert frame["lr"].notna().sum() == 3
     table(loss=[1, 2, -3]).to_parquet(second)
-    with pytest.raises(RunTableError) as caught:
+    with pytest.raises(TunecastError) as caught:
         read_runs([first, second])
     assert caught.value.args == (
         f"column 'loss' must be a finite number > 0 in rows that are done, but it is -3.0 "
@@ -291,7 +291,7 @@ def test_where(expression: str, rows: int) -> None:
 )
 def test_where_says_what_is_wrong(expression: str, message: str) -> None:
     secret = 0  # noqa: F841 - a condition must not see the variables around it
-    with pytest.raises(RunTableError, match=message) as caught:
+    with pytest.raises(TunecastError, match=message) as caught:
         where(read_runs(table()), expression)
     assert "\n" not in str(caught.value)
 
@@ -372,7 +372,7 @@ def test_the_digest_sees_values_names_and_pairing() -> None:
 def test_a_run_is_checked_where_it_is_made() -> None:
     with pytest.raises(TypeError, match="loss"):
         Run(run_id="a", task="t", method="m")  # type: ignore[call-arg]
-    with pytest.raises(RunTableError, match=r"'loss' .* empty in run 'a'") as caught:
+    with pytest.raises(TunecastError, match=r"'loss' .* empty in run 'a'") as caught:
         Run(run_id="a", task="", method="m", loss=float("nan"), seed=-1)
     assert len(caught.value.args) == 3
     failed = replace(RUN, status="failed", loss=None)
@@ -409,9 +409,9 @@ def test_rows_are_appended_one_at_a_time(tmp_path: Path, suffix: str) -> None:
     assert list(frame["base_model"]) == ["a", "b", "big"]
     assert frame["loss"][0] == 0.1 + 0.2, "to the last digit"
     assert frame["lr"].tolist()[2] == 1e-4
-    with pytest.raises(RunTableError, match=r"already has a run 'b'"):
+    with pytest.raises(TunecastError, match=r"already has a run 'b'"):
         append_run(path, replace(RUN, run_id="b"))
-    with pytest.raises(RunTableError, match=r"must not repeat declared ones: loss"):
+    with pytest.raises(TunecastError, match=r"must not repeat declared ones: loss"):
         append_run(path, replace(RUN, run_id="d"), extra={"loss": 1})
     assert len(read_runs(path)) == 3
 
@@ -438,7 +438,7 @@ def test_append_refuses_what_is_no_table(
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(RunTableError, match=message):
+    with pytest.raises(TunecastError, match=message):
         append_run(path, RUN)
     assert (path.read_bytes() if content is not None else None) == content
 

@@ -9,10 +9,11 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from tunecast.models import inference
+from tunecast.models.errors import TunecastError
 from tunecast.models.fits import Diagnostics, Fit
 from tunecast.models.hierarchy import simulate_prior
 from tunecast.models.laws import LAWS
-from tunecast.models.layout import FitError, Layout
+from tunecast.models.layout import Layout
 from tunecast.models.priors import WEAK, PriorTable
 from tunecast.models.stacking import LEAST_WEIGHT, split_future, stacked, weigh
 
@@ -106,5 +107,5 @@ def test_too_few_sizes_for_auto_is_one_sentence(ladder: pd.DataFrame) -> None:
     few = ladder[ladder["finetune_examples"].isin([200, 600, 2000])]
     options = {"draws": 10, "tune": 10, "chains": 2, "seed": 3}
     ask = {"factors": None, "data": "finetune_examples", "cell": None, "curve": "base_model"}
-    with pytest.raises(FitError, match="four data sizes or more: name a law instead"):
+    with pytest.raises(TunecastError, match="four data sizes or more: name a law instead"):
         stacked(few, ask, WEAK, options, False, False)

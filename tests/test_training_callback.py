@@ -12,14 +12,15 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
-from tunecast.models.runs import RunTableError, read_runs
+from tunecast.models.errors import TunecastError
+from tunecast.models.runs import read_runs
 from tunecast.training.callback import RunTableCallback
 from tunecast.training.examples import Budget, Encoded, Example, encode
 from tunecast.training.ladder import Loaded
 from tunecast.training.loop import evaluate, train
 from tunecast.training.methods import FMT, LoRA, Method, Prompt, attach
 from tunecast.training.quality import generate, scores
-from tunecast.training.tasks import TaskSource, TrainingError, load_task
+from tunecast.training.tasks import TaskSource, load_task
 
 # Trainer and PEFT ask transformers for names that are to go; that is between them.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -94,7 +95,7 @@ def test_the_trainer_leaves_a_row(
     assert found["loss"] == pytest.approx(loss, abs=1e-5)
     assert found["loss_se"] == pytest.approx(error, abs=1e-5)
 
-    with pytest.raises(RunTableError, match="already has a run 'mine'"):
+    with pytest.raises(TunecastError, match="already has a run 'mine'"):
         trainer.train()
 
 
@@ -181,5 +182,5 @@ def test_scores_without_their_libraries_are_refused(
     base: Loaded, task: Encoded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "sacrebleu", None)
-    with pytest.raises(TrainingError, match=r"need sacrebleu; install tunecast\[train\]"):
+    with pytest.raises(TunecastError, match=r"need sacrebleu; install tunecast\[train\]"):
         scores(attach(base, FMT()), task, base.tokenizer, 1, "cpu")

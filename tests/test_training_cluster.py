@@ -24,6 +24,7 @@ ray = pytest.importorskip("ray")
 from ray.cluster_utils import Cluster
 
 from tunecast.analysis import cli
+from tunecast.models.errors import TunecastError
 from tunecast.models.runs import read_runs
 from tunecast.training import cluster
 from tunecast.training.cluster import Lost, Streams, connected, gpus_for
@@ -32,7 +33,7 @@ from tunecast.training.ladder import Hub
 from tunecast.training.methods import FMT, LoRA
 from tunecast.training.recipes import Recipe, grid
 from tunecast.training.sweep import Setting, jobs_of, sweep, work
-from tunecast.training.tasks import TaskSource, TrainingError
+from tunecast.training.tasks import TaskSource
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def task() -> Any:
         for k in range(items):
             yield f"{name}{k}"
         if end == "error":
-            raise TrainingError(f"{name} cannot be run.")
+            raise TunecastError(f"{name} cannot be run.")
         if end == "death":
             time.sleep(1)  # what was given a moment ago is still on its way
             os._exit(1)
@@ -94,7 +95,7 @@ def test_streams_give_what_ended_well_and_tell_what_is_lost(on_ray: None) -> Non
 def test_an_error_comes_back_as_it_was_raised(on_ray: None) -> None:
     streams = Streams(task(), 0)
     streams.add("bad", "a", 0, "error")
-    with pytest.raises(TrainingError, match=r"^a cannot be run\.$"):
+    with pytest.raises(TunecastError, match=r"^a cannot be run\.$"):
         list(streams)
 
 
@@ -102,7 +103,7 @@ def test_an_error_comes_back_as_it_was_raised(on_ray: None) -> None:
 def test_runs_share_a_gpu_or_wait_for_it(on_ray: None, tmp_path: Path) -> None:
     assert gpus_for(None) == 1
     assert gpus_for(0.5) == 0.5
-    with pytest.raises(TrainingError, match=r"asks for 2 GPUs, but no machine .* more than 1\."):
+    with pytest.raises(TunecastError, match=r"asks for 2 GPUs, but no machine .* more than 1\."):
         gpus_for(2)
 
     def meets(folder: Path, name: str, gpus: float) -> Iterator[tuple[str, bool]]:
@@ -160,7 +161,7 @@ def test_what_cannot_be_run_is_refused_on_ray_too(
     on_ray: None, recipe: Recipe, tmp_path: Path
 ) -> None:
     cell = replace(recipe.cells[0], examples=10**6)
-    with pytest.raises(TrainingError, match="1000000 training examples were asked for"):
+    with pytest.raises(TunecastError, match="1000000 training examples were asked for"):
         sweep(replace(recipe, cells=(cell,)), tmp_path / "runs.csv", ray="local", cache=tmp_path)
     assert not (tmp_path / "runs.csv").exists()
 
@@ -321,7 +322,7 @@ def test_a_cluster_that_does_not_answer_is_said_at_once(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with (
-            pytest.raises(TrainingError, match=f"no Ray cluster answers at '{address}'"),
+            pytest.raises(TunecastError, match=f"no Ray cluster answers at '{address}'"),
             connected(address, 1),
         ):
             pass

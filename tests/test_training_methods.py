@@ -12,10 +12,11 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
+from tunecast.models.errors import TunecastError
 from tunecast.training import ladder
 from tunecast.training.ladder import Hub, Loaded, Pretraining, Rung, load_base, rung_folder
 from tunecast.training.methods import FMT, LoRA, Method, Prompt, attach
-from tunecast.training.tasks import TaskSource, TrainingError, corpus
+from tunecast.training.tasks import TaskSource, corpus
 
 # Two layers of width 16: queries and output 16 x 16, one key and value head 16 x 8, feed-forward
 # 16 x 32 three times. LoRA adds rank * (rows + columns) to each.
@@ -82,7 +83,7 @@ def test_peft_reloads_what_was_saved(base: Loaded, method: Method, tmp_path: Pat
 
 @pytest.mark.parametrize(("make", "word"), [(LoRA, "rank"), (Prompt, "length")])
 def test_settings_below_one_are_refused(make: Any, word: str) -> None:
-    with pytest.raises(TrainingError, match=f"the {word} .* must be at least 1, not 0"):
+    with pytest.raises(TunecastError, match=f"the {word} .* must be at least 1, not 0"):
         make(0)
 
 
@@ -177,7 +178,7 @@ def test_a_base_model_that_cannot_be_had_is_said(
         base = replace(rung, part=0.1)
     if base == "tokens":
         base = replace(rung, pretraining=replace(plan, tokens=100))
-    with pytest.raises(TrainingError, match=sentence) as caught:
+    with pytest.raises(TunecastError, match=sentence) as caught:
         load_base(base, tmp_path)
     assert "\n" not in str(caught.value)
     assert not [path for path in tmp_path.glob("ladder/*") if path.is_dir()], "half a model is kept"

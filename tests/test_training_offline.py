@@ -12,6 +12,7 @@ pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
 from tunecast.analysis import cli
+from tunecast.models.errors import TunecastError
 from tunecast.models.runs import read_runs
 from tunecast.training import offline, tasks
 from tunecast.training import sweep as sweeps
@@ -20,7 +21,7 @@ from tunecast.training.ladder import Hub, Pretraining, Rung, rung_folder
 from tunecast.training.offline import in_tokens, pack
 from tunecast.training.recipes import Recipe, h200
 from tunecast.training.sweep import Setting, groups_of, jobs_of, prepare_all, work
-from tunecast.training.tasks import TaskSource, TrainingError
+from tunecast.training.tasks import TaskSource
 
 
 def small(words_task: TaskSource) -> Recipe:
@@ -115,7 +116,7 @@ def test_a_model_of_the_hub_cannot_be_packed(words_task: TaskSource, tmp_path: P
     recipe = small(words_task)
     theirs = Hub(name="theirs", path="no/such", family="x")
     cells = tuple({replace(cell, base=theirs): None for cell in recipe.cells})
-    with pytest.raises(TrainingError, match="the tokens of 'theirs' cannot be carried"):
+    with pytest.raises(TunecastError, match="the tokens of 'theirs' cannot be carried"):
         pack(replace(recipe, cells=cells), tmp_path / "folder", tmp_path)
 
 

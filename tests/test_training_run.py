@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
+from tunecast.models.errors import TunecastError
 from tunecast.training import loop
 from tunecast.training import run as runs
 from tunecast.training.examples import (
@@ -32,7 +33,7 @@ from tunecast.training.ladder import Loaded, cosine
 from tunecast.training.loop import Diverged, evaluate, ratio, step_cost, train
 from tunecast.training.methods import FMT, LoRA, Method, Prompt, Tuned, attach
 from tunecast.training.run import run
-from tunecast.training.tasks import TaskSource, TrainingError, load_task
+from tunecast.training.tasks import TaskSource, load_task
 
 METHODS: tuple[Method, ...] = (FMT(), LoRA(rank=2), Prompt(length=3))
 BUDGET = Budget(
@@ -363,7 +364,7 @@ def test_what_cannot_be_run_is_said_in_a_sentence(
     base: Loaded, task: Encoded, change: dict[str, Any], sentence: str
 ) -> None:
     method = change.get("method", FMT())
-    with pytest.raises(TrainingError, match=sentence) as caught:
+    with pytest.raises(TunecastError, match=sentence) as caught:
         made(method, base, task, **{k: v for k, v in change.items() if k != "method"})
     assert "\n" not in str(caught.value)
 
@@ -374,7 +375,7 @@ def test_what_cannot_be_run_is_said_in_a_sentence(
 def test_limits_that_nothing_fits_are_said(
     base: Loaded, words_task: TaskSource, limits: dict[str, Any], split: str
 ) -> None:
-    with pytest.raises(TrainingError, match=f"no {split} example of task 'words' fits into"):
+    with pytest.raises(TunecastError, match=f"no {split} example of task 'words' fits into"):
         encode(load_task(words_task), replace(words_task, **limits), base.tokenizer, BUDGET)
 
 

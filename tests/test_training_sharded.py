@@ -15,6 +15,7 @@ pytest.importorskip("peft")
 
 import torch.distributed as dist
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.runs import read_runs
 from tunecast.training import run as runs
 from tunecast.training import sharded
@@ -27,7 +28,7 @@ from tunecast.training.recipes import Recipe, grid
 from tunecast.training.run import run
 from tunecast.training.sharded import GIVEN_MODEL, Ranks, Sharded, run_sharded
 from tunecast.training.sweep import sweep
-from tunecast.training.tasks import TaskSource, TrainingError, load_task
+from tunecast.training.tasks import TaskSource, load_task
 
 METHODS: tuple[Method, ...] = (FMT(), LoRA(rank=2), Prompt(length=3))
 # Shares that come out even nowhere: batches of 8 and one of 1, 9 dev and 13 test examples.
@@ -245,7 +246,7 @@ def test_text_is_not_generated_in_pieces(
     small_base: Hub, words_task: TaskSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeps, "gpus_here", lambda: 2)
-    with pytest.raises(TrainingError, match="generates text, which one GPU alone can do"):
+    with pytest.raises(TunecastError, match="generates text, which one GPU alone can do"):
         sweep(recipe_of(words_task, small_base, generate=2), tmp_path / "runs.csv", gpus=2)
 
 
@@ -253,5 +254,5 @@ def test_more_gpus_than_there_are_is_said(
     small_base: Hub, words_task: TaskSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweeps, "gpus_here", lambda: 4)
-    with pytest.raises(TrainingError, match="asks for 8 GPUs, but this machine has 4"):
+    with pytest.raises(TunecastError, match="asks for 8 GPUs, but this machine has 4"):
         sweep(recipe_of(words_task, small_base), tmp_path / "runs.csv", gpus=8)

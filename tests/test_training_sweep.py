@@ -20,6 +20,7 @@ pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
 from tunecast.analysis import cli
+from tunecast.models.errors import TunecastError
 from tunecast.models.runs import digest, read_runs
 from tunecast.training import sweep as sweeps
 from tunecast.training.examples import Budget
@@ -35,7 +36,7 @@ from tunecast.training.sweep import (
     sweep,
     work,
 )
-from tunecast.training.tasks import TaskSource, TrainingError
+from tunecast.training.tasks import TaskSource
 
 METHODS = (FMT(), LoRA(rank=2), Prompt(length=3))
 # What differs from one time to the next; a rate that is known is not searched again.
@@ -226,7 +227,7 @@ def test_a_sweep_fills_a_database_and_goes_on_from_it(recipe: Recipe, tmp_path: 
     rows = read_runs(url)
     assert list(rows.columns) == list(expected.columns)
     assert digest(rows.drop(columns=TIMED)) == digest(expected.drop(columns=TIMED))
-    with claimed(url), pytest.raises(TrainingError, match="another sweep is writing"):
+    with claimed(url), pytest.raises(TunecastError, match="another sweep is writing"):
         sweep(recipe, url, cache=tmp_path)
 
 
@@ -253,7 +254,7 @@ def test_what_cannot_be_run_is_refused_before_any_run(
         base=replace(good.base, path=change["path"]) if "path" in change else good.base,
         task=TaskSource(name=change["task"]) if "task" in change else good.task,
     )
-    with pytest.raises(TrainingError, match=sentence) as caught:
+    with pytest.raises(TunecastError, match=sentence) as caught:
         sweeps.prepare(bad.base, [good, bad], recipe.budget, tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -262,7 +263,7 @@ def test_a_table_belongs_to_one_sweep_at_a_time(recipe: Recipe, tmp_path: Path) 
     table = tmp_path / "runs.csv"
     with (
         claimed(table),
-        pytest.raises(TrainingError, match=r"another sweep is writing '.*runs.csv'"),
+        pytest.raises(TunecastError, match=r"another sweep is writing '.*runs.csv'"),
     ):
         sweep(recipe, table)
     with claimed(table):
@@ -280,7 +281,7 @@ def test_a_table_belongs_to_one_sweep_at_a_time(recipe: Recipe, tmp_path: Path) 
 def test_a_table_that_cannot_be_written_is_said_at_once(
     recipe: Recipe, tmp_path: Path, name: str, sentence: str
 ) -> None:
-    with pytest.raises(TrainingError, match=sentence):
+    with pytest.raises(TunecastError, match=sentence):
         sweep(recipe, tmp_path / name)
 
 
@@ -310,7 +311,7 @@ def test_a_recipe_is_fair_and_names_a_run_once(
 ) -> None:
     if change.get("cells") == "twice":
         change = {"cells": recipe.cells[:1] * 2}
-    with pytest.raises(TrainingError, match=sentence):
+    with pytest.raises(TunecastError, match=sentence):
         replace(recipe, **change)
 
 
@@ -355,11 +356,11 @@ def test_a_recipe_of_ones_own_comes_from_a_file(tmp_path: Path) -> None:
         "def none():\n    return 1\n"
     )
     assert find_recipe(f"{path}:half").name == "half"
-    with pytest.raises(TrainingError, match=r"'none' in .* is not a function that returns"):
+    with pytest.raises(TunecastError, match=r"'none' in .* is not a function that returns"):
         find_recipe(f"{path}:none")
-    with pytest.raises(TrainingError, match=r"there is no file 'gone.py' with a recipe"):
+    with pytest.raises(TunecastError, match=r"there is no file 'gone.py' with a recipe"):
         find_recipe("gone.py:half")
-    with pytest.raises(TrainingError, match=r"there is no recipe 'huge' \(tiny, ladder, "):
+    with pytest.raises(TunecastError, match=r"there is no recipe 'huge' \(tiny, ladder, "):
         find_recipe("huge")
 
 
@@ -371,12 +372,12 @@ def test_a_plan_says_which_cells(recipe: Recipe, tmp_path: Path) -> None:
     assert (cell.method, cell.examples, cell.base) == (LoRA(2), 50, recipe.cells[0].base)
 
     pd.DataFrame([{**rows[0], "method": "ia3"}]).to_csv(plan)
-    with pytest.raises(TrainingError, match=r"row 1 of the plan .* fits no cell of recipe 'test'"):
+    with pytest.raises(TunecastError, match=r"row 1 of the plan .* fits no cell of recipe 'test'"):
         planned(recipe, plan)
     pd.DataFrame([{"finetune_examples": 3}]).to_csv(plan)
-    with pytest.raises(TrainingError, match="has no column 'method'"):
+    with pytest.raises(TunecastError, match="has no column 'method'"):
         planned(recipe, plan)
-    with pytest.raises(TrainingError, match="cannot be read"):
+    with pytest.raises(TunecastError, match="cannot be read"):
         planned(recipe, tmp_path / "gone.csv")
 
 

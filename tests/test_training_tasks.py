@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tunecast.models.errors import TunecastError
 from tunecast.training import tasks
 from tunecast.training.tasks import (
     Task,
     TaskSource,
-    TrainingError,
     assemble,
     corpus,
     load_task,
@@ -105,7 +105,7 @@ def test_what_cannot_be_loaded_is_said_in_a_sentence(
         as_jsonl(path, rows)
     if "such" in source.get("path", ""):
         pytest.importorskip("datasets")
-    with pytest.raises(TrainingError, match=sentence) as caught:
+    with pytest.raises(TunecastError, match=sentence) as caught:
         load_task(TaskSource(**{"name": "mine", "path": str(path), **source}), tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -185,7 +185,7 @@ def test_debian_tasks_are_split_by_source_package(
 
 def test_without_apt_one_sentence_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(TrainingError, match="need apt, which is not on this machine"):
+    with pytest.raises(TunecastError, match="need apt, which is not on this machine"):
         load_task(TaskSource(name="debian-en-de"), tmp_path)
 
 
@@ -200,8 +200,8 @@ exit 100
     apt.write_text(script.replace("{}", str(tmp_path)))
     apt.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(TrainingError, match=r"could not fetch .* file:/mirror/ bookworm main"):
+    with pytest.raises(TunecastError, match=r"could not fetch .* file:/mirror/ bookworm main"):
         load_task(TaskSource(name="debian-en-de"), tmp_path)
     apt.write_text("#!/bin/sh\necho 'Ubuntu noble file:/mirror/'\n")
-    with pytest.raises(TrainingError, match="has no archive of Debian"):
+    with pytest.raises(TunecastError, match="has no archive of Debian"):
         load_task(TaskSource(name="debian-en-de"), tmp_path)

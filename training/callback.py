@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.runs import Run, append_run
 from tunecast.training.ladder import body_size
 from tunecast.training.loop import Diverged, ratio
-from tunecast.training.tasks import TrainingError
 
 # PEFT's names of the methods that have one here; others keep PEFT's, in lower case.
 METHODS: Mapping[str, str] = {"LORA": "lora", "PROMPT_TUNING": "prompt"}
@@ -79,9 +79,9 @@ class RunTableCallback(TrainerCallback):
 
         Raises
         ------
-        TrainingError
+        TunecastError
             If the number of training examples is not known.
-        RunTableError
+        TunecastError
             If the table holds this run already.
         """
         if not state.is_world_process_zero:
@@ -95,7 +95,7 @@ class RunTableCallback(TrainerCallback):
         examples = self.finetune_examples
         if examples is None:
             if not hasattr(data, "__len__"):
-                raise TrainingError("give finetune_examples: the training data have no length.")
+                raise TunecastError("give finetune_examples: the training data have no length.")
             examples = len(data)  # type: ignore[arg-type]
         loss, error, status, reason = None, None, "done", ""
         try:
@@ -162,5 +162,5 @@ def loss_on(model: Any, batches: Any) -> tuple[float, float]:
         counts.append((labels[:, 1:] != -100).sum(1).cpu().numpy())
     model.train(was_training)
     if not sums:
-        raise TrainingError("the test data of the callback are empty.")
+        raise TunecastError("the test data of the callback are empty.")
     return ratio(np.concatenate(sums), np.concatenate(counts))

@@ -14,14 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tunecast.models.runs import RunTableError, one_line
-from tunecast.training.tasks import TrainingError
+from tunecast.models.errors import TunecastError, one_line
 
 try:
     import ray
     from ray.exceptions import RayError, RayTaskError
 except ImportError:
-    raise TrainingError("a sweep on Ray needs ray: pip install 'tunecast[cluster]'.") from None
+    raise TunecastError("a sweep on Ray needs ray: pip install 'tunecast[cluster]'.") from None
 
 LOCAL = "local"
 # Workers that one run may lose before it is given up: machines of a cluster come and go, but a run
@@ -59,14 +58,14 @@ def connected(address: str, workers: int) -> Iterator[None]:
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If there is no such cluster, or Ray does not start.
     """
     if ray.is_initialized():
         yield
         return
     if address.startswith("ray://"):
-        raise TrainingError(
+        raise TunecastError(
             f"'{address}' is the address of a Ray client, which cannot stream rows; run the sweep "
             "on a machine of the cluster with --ray auto."
         )
@@ -75,18 +74,18 @@ def connected(address: str, workers: int) -> Iterator[None]:
         try:
             socket.create_connection((host, int(port)), timeout=ANSWER).close()
         except (OSError, ValueError, OverflowError):
-            raise TrainingError(f"no Ray cluster answers at '{address}'.") from None
+            raise TunecastError(f"no Ray cluster answers at '{address}'.") from None
     elif address not in (LOCAL, "auto"):
-        raise TrainingError(f"'{address}' is no address of Ray; give local, auto or HOST:PORT.")
+        raise TunecastError(f"'{address}' is no address of Ray; give local, auto or HOST:PORT.")
     here: dict[str, Any] = (
         {"num_cpus": workers, "include_dashboard": False} if address == LOCAL else {}
     )
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **here)
     except ConnectionError:
-        raise TrainingError("no Ray cluster runs on this machine.") from None
+        raise TunecastError("no Ray cluster runs on this machine.") from None
     except Exception as error:  # a bare one, where its start took too long
-        raise TrainingError(f"Ray cannot be started: {one_line(error)}.") from error
+        raise TunecastError(f"Ray cannot be started: {one_line(error)}.") from error
     try:
         yield
     finally:
@@ -98,14 +97,14 @@ def gpus_for(asked: float | None) -> float:
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If no machine of the cluster has so many.
     """
     most = max(node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"])
     if asked is None:
         return min(1.0, most)
     if asked > most:
-        raise TrainingError(
+        raise TunecastError(
             f"a run asks for {asked:g} GPUs, but no machine of the cluster has more than {most:g}."
         )
     return asked
@@ -118,7 +117,7 @@ def each_done(
 
     Raises
     ------
-    TrainingError
+    TunecastError
         What the function raises, and if workers are lost again and again.
     """
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=LOSSES)(work)
@@ -129,7 +128,7 @@ def each_done(
             with _explained():
                 yield ray.get(ref)
         except RayError as error:
-            raise TrainingError(
+            raise TunecastError(
                 f"workers were lost {LOSSES + 1} times while getting base models and text ready "
                 f"({type(error).__name__}), perhaps for want of memory."
             ) from error
@@ -161,7 +160,7 @@ class Streams:
 
         Raises
         ------
-        TrainingError
+        TunecastError
             What the generator raises.
         """
         while self._pending:
@@ -185,6 +184,6 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except RayTaskError as error:
-        if isinstance(error.cause, TrainingError | RunTableError):
-            raise TrainingError(str(error.cause)) from None
+        if isinstance(error.cause, TunecastError):
+            raise TunecastError(str(error.cause)) from None
         raise RuntimeError(f"a task of the sweep failed: {error}") from error

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tunecast.training.tasks import Pair, Task, TaskSource, TrainingError
+from tunecast.models.errors import TunecastError
+from tunecast.training.tasks import Pair, Task, TaskSource
 
 # Batches among which those of like length are put together: more leave less padding, fewer leave
 # the order closer to a random one.
@@ -118,11 +119,11 @@ def encode(task: Task, source: TaskSource, tokenizer: Any, budget: Budget) -> En
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If a split is empty once long examples are left out.
     """
     if tokenizer.eos_token_id is None:
-        raise TrainingError("the tokenizer has no mark for the end of a text.")
+        raise TunecastError("the tokenizer has no mark for the end of a text.")
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     middle = (
         tokenizer("\n", add_special_tokens=False).input_ids
@@ -146,7 +147,7 @@ def encode(task: Task, source: TaskSource, tokenizer: Any, budget: Budget) -> En
                 if split == "test":
                     kept.append(pair)
         if not examples:
-            raise TrainingError(
+            raise TunecastError(
                 f"no {split} example of task '{task.name}' fits into {source.max_source} source "
                 f"and {source.max_target} target tokens."
             )

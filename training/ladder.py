@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.files import locked
-from tunecast.training.tasks import TaskSource, TrainingError, corpus, digest_of
+from tunecast.training.tasks import TaskSource, corpus, digest_of
 
 SPECIAL = ("<pad>", "<bos>", "<sep>", "<eos>")
 # Raised whenever a change of the code changes what pre-training gives.
@@ -190,7 +191,7 @@ def load_base(
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If transformers cannot load it, in one sentence.
     """
     if isinstance(base, Rung):
@@ -235,7 +236,7 @@ def outline(path: str, name: str) -> Any:
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If transformers has no configuration there, in one sentence.
     """
     import torch
@@ -248,9 +249,9 @@ def outline(path: str, name: str) -> Any:
         raise _unloadable(path, name, error) from error
 
 
-def _unloadable(path: str, name: str, error: Exception) -> TrainingError:
+def _unloadable(path: str, name: str, error: Exception) -> TunecastError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    return TrainingError(f"base model '{name}' cannot be loaded from '{path}': {reason}.")
+    return TunecastError(f"base model '{name}' cannot be loaded from '{path}': {reason}.")
 
 
 def body_size(model: Any) -> int:
@@ -322,7 +323,7 @@ def rung_folder(rung: Rung, cache: Path, progress: Callable[[float], None] | Non
     tokenizer = tokenizer_folder(rung.pretraining, cache)
     if rung.part not in rung.pretraining.parts or max(rung.pretraining.parts) != 1:
         kept = ", ".join(f"{part:g}" for part in rung.pretraining.parts)
-        raise TrainingError(
+        raise TunecastError(
             f"the checkpoint at {rung.part:g} is not kept, only {kept}; the last one must be 1."
         )
     facts = {
@@ -398,7 +399,7 @@ def _pretrain(
     order = order.to(device)
     steps = len(blocks) // plan.batch
     if steps == 0:
-        raise TrainingError(
+        raise TunecastError(
             f"{plan.tokens} tokens do not fill a step of {plan.batch} x {plan.block} tokens."
         )
     peak = plan.rate * 64 / rung.width
@@ -429,7 +430,7 @@ def _pretrain(
         if progress is not None:
             progress(step / steps)
     if not math.isfinite(loss.item()):
-        raise TrainingError(f"pre-training of '{rung.name}' diverged; lower its rate.")
+        raise TunecastError(f"pre-training of '{rung.name}' diverged; lower its rate.")
 
 
 # --------------------------------------------------------------------------- shared with runs

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from tunecast.models.errors import TunecastError
 from tunecast.training.ladder import Loaded, quiet, without_mask
-from tunecast.training.tasks import TrainingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class LoRA:
     def __post_init__(self) -> None:
         """Reject a rank below 1."""
         if self.rank < 1:
-            raise TrainingError(f"the rank of LoRA must be at least 1, not {self.rank}.")
+            raise TunecastError(f"the rank of LoRA must be at least 1, not {self.rank}.")
 
     @property
     def setting(self) -> int:
@@ -92,7 +92,7 @@ class Prompt:
     def __post_init__(self) -> None:
         """Reject a length below 1."""
         if self.length < 1:
-            raise TrainingError(f"the length of a prompt must be at least 1, not {self.length}.")
+            raise TunecastError(f"the length of a prompt must be at least 1, not {self.length}.")
 
     @property
     def setting(self) -> int:
@@ -230,7 +230,7 @@ def attach(base: Loaded, method: Method, *, seed: int = 0, device: str = "cpu") 
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If the prompt leaves no room in the model's context.
     """
     if method.config() is None:
@@ -246,14 +246,14 @@ def fitted(model: Any, context: int, method: Method, *, seed: int = 0) -> Tuned:
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If the prompt leaves no room in the model's context.
     """
     from peft import get_peft_model
 
     virtual = method.length if isinstance(method, Prompt) else 0
     if virtual >= context:
-        raise TrainingError(
+        raise TunecastError(
             f"a prompt of {virtual} virtual tokens leaves no room in a context of {context}."
         )
     model, config = without_mask(model), method.config()

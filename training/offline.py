@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.files import write_atomically
 from tunecast.training.examples import Budget, Encoded, Example, encode
 from tunecast.training.ladder import (
@@ -29,7 +30,6 @@ from tunecast.training.recipes import Recipe
 from tunecast.training.tasks import (
     SPLITS,
     TaskSource,
-    TrainingError,
     corpus,
     digest_of,
     load_task,
@@ -50,14 +50,14 @@ def pack(recipe: Recipe, folder: Path, cache: Path) -> int:
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If a base model is none of our own.
     """
     from transformers import AutoTokenizer
 
     for cell in recipe.cells:
         if not isinstance(cell.base, Rung):
-            raise TrainingError(
+            raise TunecastError(
                 f"the tokens of '{cell.base.name}' cannot be carried: it is no rung of a ladder."
             )
         plan = cell.base.pretraining

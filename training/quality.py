@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from tunecast.models.errors import TunecastError
 from tunecast.training.examples import Encoded
 from tunecast.training.ladder import quiet
 from tunecast.training.methods import Tuned
-from tunecast.training.tasks import TrainingError
 
 GENERATION_BATCH = 32
 
@@ -64,14 +64,14 @@ def scores(
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If sacrebleu or rouge-score is not installed.
     """
     try:
         import sacrebleu
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
-        raise TrainingError(
+        raise TunecastError(
             f"scores of generated text need {error.name}; install tunecast[train]."
         ) from error
     texts = generate(tuned, task, tokenizer, count, device)

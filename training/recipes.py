@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tunecast.models.errors import TunecastError
 from tunecast.training.examples import Budget
 from tunecast.training.ladder import BaseModel, Pretraining, Rung
 from tunecast.training.methods import FMT, LoRA, Method, Prompt
-from tunecast.training.tasks import TaskSource, TrainingError
+from tunecast.training.tasks import TaskSource
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +64,7 @@ class Recipe:
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If the methods have different numbers of candidates, a run occurs twice, or nothing is to
         be done.
     """
@@ -77,20 +78,20 @@ class Recipe:
     def __post_init__(self) -> None:
         """Reject an unfair search and runs that occur twice."""
         if not self.cells or not self.seeds:
-            raise TrainingError(f"recipe '{self.name}' has no cells or no seeds.")
+            raise TunecastError(f"recipe '{self.name}' has no cells or no seeds.")
         used = sorted({cell.method.label for cell in self.cells})
         if missing := [label for label in used if not self.rates.get(label)]:
-            raise TrainingError(f"recipe '{self.name}' has no learning rates for '{missing[0]}'.")
+            raise TunecastError(f"recipe '{self.name}' has no learning rates for '{missing[0]}'.")
         counts = {label: len(self.rates[label]) for label in used}
         if len(set(counts.values())) > 1:
             told = ", ".join(f"{label} {count}" for label, count in counts.items())
-            raise TrainingError(
+            raise TunecastError(
                 f"recipe '{self.name}' must try as many learning rates for each method ({told})."
             )
         ids = [cell.run_id(0) for cell in self.cells]
         if len(set(ids)) < len(ids):
             twice = next(name for name in ids if ids.count(name) > 1)
-            raise TrainingError(f"recipe '{self.name}' has '{twice}' twice.")
+            raise TunecastError(f"recipe '{self.name}' has '{twice}' twice.")
 
 
 def grid(
@@ -340,7 +341,7 @@ def find_recipe(name: str) -> Recipe:
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If there is none, or it returns something else.
     """
     if name in RECIPES:
@@ -348,16 +349,16 @@ def find_recipe(name: str) -> Recipe:
     path, _, function = name.rpartition(":")
     if not path:
         known = ", ".join(RECIPES)
-        raise TrainingError(f"there is no recipe '{name}' ({known}); yours is 'FILE.py:function'.")
+        raise TunecastError(f"there is no recipe '{name}' ({known}); yours is 'FILE.py:function'.")
     if not Path(path).is_file():
-        raise TrainingError(f"there is no file '{path}' with a recipe.")
+        raise TunecastError(f"there is no file '{path}' with a recipe.")
     spec = importlib.util.spec_from_file_location("tunecast_recipe", path)
     if spec is None or spec.loader is None:
-        raise TrainingError(f"'{path}' is not a Python file.")
+        raise TunecastError(f"'{path}' is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     made = getattr(module, function, None)
     recipe = made() if callable(made) else None
     if not isinstance(recipe, Recipe):
-        raise TrainingError(f"'{function}' in '{path}' is not a function that returns a Recipe.")
+        raise TunecastError(f"'{function}' in '{path}' is not a function that returns a Recipe.")
     return recipe

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from tunecast.models.errors import TunecastError
 from tunecast.training.examples import (
     PERIOD,
     Budget,
@@ -42,7 +43,6 @@ from tunecast.training.loop import (
 )
 from tunecast.training.methods import Method, Tuned, attach
 from tunecast.training.stacked import NotStackable, Stack
-from tunecast.training.tasks import TrainingError
 
 # --------------------------------------------------------------------------- runs and their search
 
@@ -175,7 +175,7 @@ def run(
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If the task has fewer examples, or the context no room for them.
     Diverged
         If training diverged at every rate.
@@ -235,7 +235,7 @@ def run_stack(
 
     Raises
     ------
-    TrainingError
+    TunecastError
         As in `run`.
     NotStackable
         If the base model cannot have more than one run in a pass.
@@ -466,18 +466,18 @@ def check(base: Loaded, task: Encoded, method: Method, examples: int) -> None:
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If the task has fewer examples, or the context no room for them and the prompt.
     """
     if not 0 <= examples <= len(task.train):
-        raise TrainingError(
+        raise TunecastError(
             f"{examples} training examples were asked for, but the task has {len(task.train)} "
             "within its length limits."
         )
     virtual = method.setting if method.label == "prompt" else 0
     longest = max(len(e.ids) for split in (task.train, task.dev, task.test) for e in split)
     if virtual + longest > base.context:
-        raise TrainingError(
+        raise TunecastError(
             f"a prompt of {virtual} virtual tokens and an example of {longest} leave no room in a "
             f"context of {base.context}."
         )

@@ -288,7 +288,7 @@ def run_sharded(
 
     Raises
     ------
-    TrainingError, Diverged
+    TunecastError, Diverged
         As `tunecast.training.run.run` does.
     RuntimeError
         If a process is killed.

@@ -8,7 +8,6 @@ those keep their state too, if they are long, and go on from it. On Ray
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import math
 import multiprocessing
@@ -19,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import groupby
@@ -29,10 +28,10 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tunecast.models.files import default_cache
+from tunecast.models.errors import TunecastError
+from tunecast.models.files import default_cache, locked
 from tunecast.models.runs import (
     Run,
-    RunTableError,
     append_run,
     has_runs,
     is_url,
@@ -67,7 +66,7 @@ from tunecast.training.run import (
     threads,
 )
 from tunecast.training.sharded import run_sharded
-from tunecast.training.tasks import TaskSource, TrainingError
+from tunecast.training.tasks import TaskSource
 
 # The share of a matrix multiplication's speed that training reaches, where no row tells it.
 UTILISATION = 0.5
@@ -139,15 +138,15 @@ def planned(recipe: Recipe, plan: Path) -> Recipe:
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If the plan cannot be read or a row fits no cell, or several, of the recipe.
     """
     try:
         table = pd.read_csv(plan)
     except (OSError, ValueError) as error:
-        raise TrainingError(f"the plan '{plan}' cannot be read: {error}.") from error
+        raise TunecastError(f"the plan '{plan}' cannot be read: {error}.") from error
     if missing := [name for name in ("method", "finetune_examples") if name not in table]:
-        raise TrainingError(f"the plan '{plan}' has no column '{missing[0]}'.")
+        raise TunecastError(f"the plan '{plan}' has no column '{missing[0]}'.")
     cells: dict[Cell, None] = {}
     for number, row in enumerate(table.to_dict("records"), start=1):
         asked = {str(name): value for name, value in row.items() if not pd.isna(value)}
@@ -156,7 +155,7 @@ def planned(recipe: Recipe, plan: Path) -> Recipe:
         }
         if len(kinds) != 1:
             found = "no cell" if not kinds else f"{len(kinds)} kinds of cells"
-            raise TrainingError(
+            raise TunecastError(
                 f"row {number} of the plan '{plan}' fits {found} of recipe '{recipe.name}'; task, "
                 "base_model, method and method_setting must name one."
             )
@@ -600,12 +599,12 @@ def claimed(table: str | Path, cells: Sequence[str] = ()) -> Iterator[frozenset[
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If another sweep has a file, or it cannot be written.
     """
     if is_url(table):
         # Here, so that files need no SQLAlchemy.
-        from tunecast.models.database import claimed_of, sqlite_file
+        from tunecast.models.runs.database import claimed_of, sqlite_file
 
         file = sqlite_file(str(table))
         if file is None:
@@ -615,7 +614,7 @@ def claimed(table: str | Path, cells: Sequence[str] = ()) -> Iterator[frozenset[
     else:
         file = Path(table)
         if file.is_dir() or file.suffix.lower() not in (".csv", ".parquet"):
-            raise TrainingError(
+            raise TunecastError(
                 f"'{table}' must be a .csv or .parquet file, or the URL of a database, to hold a "
                 "run table."
             )
@@ -627,21 +626,17 @@ def claimed(table: str | Path, cells: Sequence[str] = ()) -> Iterator[frozenset[
 def _claimed_file(table: Path) -> Iterator[None]:
     folder = table.resolve().parent
     if not folder.is_dir():
-        raise TrainingError(f"'{table}' cannot be written: there is no folder '{folder}'.")
+        raise TunecastError(f"'{table}' cannot be written: there is no folder '{folder}'.")
     if table.exists() and not os.access(table, os.W_OK):
-        raise TrainingError(f"'{table}' cannot be written: it is read-only.")
-    try:
-        lock = os.open(folder / f".{table.name}.sweep.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise TrainingError(f"'{table}' cannot be written: {error.strerror}.") from error
-    try:
+        raise TunecastError(f"'{table}' cannot be written: it is read-only.")
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(table, what="sweep", wait=False))
         except BlockingIOError:
-            raise TrainingError(f"another sweep is writing '{table}'.") from None
+            raise TunecastError(f"another sweep is writing '{table}'.") from None
+        except OSError as error:
+            raise TunecastError(f"'{table}' cannot be written: {error.strerror}.") from error
         yield
-    finally:
-        os.close(lock)
 
 
 def sweep(
@@ -678,13 +673,13 @@ def sweep(
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If something cannot be run at all, before any run is made.
     """
     cache = cache or default_cache()
     shards = _shards(workers, ray, gpus)
     if shards > 1 and recipe.budget.generate:
-        raise TrainingError(f"recipe '{recipe.name}' generates text, which one GPU alone can do.")
+        raise TunecastError(f"recipe '{recipe.name}' generates text, which one GPU alone can do.")
     started = time.perf_counter()
     with claimed(table, [cell.run_id(0) for cell in recipe.cells]) as mine:
         ours = [cell for cell in recipe.cells if cell.run_id(0) in mine]
@@ -707,20 +702,20 @@ def sweep(
 def _shards(workers: int, ray: str | None, gpus: float | None) -> int:
     """Return into how many pieces a run's model is cut; refuse what cannot be had."""
     if workers < 1:
-        raise TrainingError(f"a sweep needs at least one worker, not {workers}.")
+        raise TunecastError(f"a sweep needs at least one worker, not {workers}.")
     if ray not in (None, "local") and workers > 1:
-        raise TrainingError("a Ray cluster decides itself how many workers there are.")
+        raise TunecastError("a Ray cluster decides itself how many workers there are.")
     if gpus is None:
         return 1
     if not 0 <= gpus < math.inf or (gpus > 1 and gpus != int(gpus)):
-        raise TrainingError(f"a run takes a part of a GPU or a whole number of them, not {gpus:g}.")
+        raise TunecastError(f"a run takes a part of a GPU or a whole number of them, not {gpus:g}.")
     if ray is None:
         if gpus not in (0, 1) and (gpus < 1 or workers > 1):
-            raise TrainingError(
+            raise TunecastError(
                 f"{workers} workers with {gpus:g} GPUs each have to be scheduled by Ray: add --ray."
             )
         if gpus > (here := gpus_here()):
-            raise TrainingError(f"a run asks for {gpus:g} GPUs, but this machine has {here}.")
+            raise TunecastError(f"a run asks for {gpus:g} GPUs, but this machine has {here}.")
     return max(1, int(gpus))
 
 
@@ -842,7 +837,7 @@ def _killed(jobs: Sequence[Job], recipe: Recipe, table: str | Path, marks: Path)
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If no run was under way: another try would end alike.
     """
     names = {path.read_text() for path in marks.iterdir()}
@@ -854,7 +849,7 @@ def _killed(jobs: Sequence[Job], recipe: Recipe, table: str | Path, marks: Path)
             append_run(table, row, extra=extra)
             found += failure(row, extra)
     if not found and IN_A_STACK not in names:
-        raise TrainingError(
+        raise TunecastError(
             f"a worker of recipe '{recipe.name}' was killed while getting base models and text "
             "ready, perhaps for want of memory."
         )
@@ -911,10 +906,10 @@ def collect[T](
             try:
                 future.result()
             except ValueError as error:
-                if not isinstance(error, TrainingError | RunTableError):
+                if not isinstance(error, TunecastError):
                     raise
                 # Raised anew, so that it is seen to come from here and not from the pool.
-                raise TrainingError(str(error)) from error
+                raise TunecastError(str(error)) from error
             done += facts[future][1]
             progress.update(line, advance=facts[future][0], done=done)
     return [future.result() for future, _, _ in tasks]

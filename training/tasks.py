@@ -27,6 +27,7 @@ from typing import Any
 
 import pandas as pd
 
+from tunecast.models.errors import TunecastError
 from tunecast.models.files import default_cache, locked, write_atomically
 
 type Pair = tuple[str, str]
@@ -48,10 +49,6 @@ COMPRESSED = (".lz4", ".xz", ".gz", ".bz2", ".zst")
 DEBIAN_LICENCE = (
     "not stated for the index files; fetched at run time, neither stored here nor redistributed"
 )
-
-
-class TrainingError(ValueError):
-    """Something asked of the training module that it cannot do, in one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +127,7 @@ def assemble(name: str, splits: Mapping[str, Iterable[Pair]], origin: Mapping[st
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If a split is empty.
     """
     taken: set[str] = set()
@@ -144,7 +141,7 @@ def assemble(name: str, splits: Mapping[str, Iterable[Pair]], origin: Mapping[st
         taken |= {_key(source) for source, _ in free}
         kept[split] = tuple(sorted(free, key=lambda pair: digest_of(pair)))
         if not free:
-            raise TrainingError(f"task '{name}' has an empty {split} split.")
+            raise TunecastError(f"task '{name}' has an empty {split} split.")
     return Task(name, kept["train"], kept["dev"], kept["test"], {**origin, "dropped": dropped})
 
 
@@ -165,7 +162,7 @@ def load_task(source: TaskSource, cache: Path | None = None) -> Task:
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If there is no such task, a column is missing, a split is empty, or apt cannot fetch.
     """
     return _load_task(source, cache or default_cache())
@@ -176,7 +173,7 @@ def _load_task(source: TaskSource, cache: Path) -> Task:
     if not source.path:
         if source.name not in BUILT_IN:
             known = ", ".join(BUILT_IN)
-            raise TrainingError(
+            raise TunecastError(
                 f"there is no built-in task '{source.name}' ({known}); give the path of your own."
             )
         splits, origin = BUILT_IN[source.name](cache)
@@ -198,7 +195,7 @@ def _theirs(source: TaskSource) -> tuple[dict[str, list[Pair]], dict[str, object
     origin: dict[str, object] = {"from": path.name, "licence": "the owner's"}
     if path.suffix in READERS:
         if not path.is_file():
-            raise TrainingError(f"there is no file '{path}' for task '{source.name}'.")
+            raise TunecastError(f"there is no file '{path}' for task '{source.name}'.")
         return _by_hash(_pairs(_rows(path), source)), origin
     files = {
         split: found
@@ -226,7 +223,7 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
         table = READERS[path.suffix](path)
         return [dict(zip(map(str, table), row, strict=True)) for row in table.to_numpy()]
     except (ValueError, OSError) as error:
-        raise TrainingError(f"'{path}' cannot be read: {' '.join(str(error).split())}.") from error
+        raise TunecastError(f"'{path}' cannot be read: {' '.join(str(error).split())}.") from error
 
 
 def _dataset(source: TaskSource) -> Mapping[str, Iterable[Mapping[str, Any]]]:
@@ -238,7 +235,7 @@ def _dataset(source: TaskSource) -> Mapping[str, Iterable[Mapping[str, Any]]]:
         return datasets.load_dataset(source.path, source.config)
     except Exception as error:  # a dozen types, of three libraries, for one that is not there
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise TrainingError(
+        raise TunecastError(
             f"task '{source.name}' cannot be loaded from '{source.path}': {reason}."
         ) from error
 
@@ -254,10 +251,10 @@ def _field(row: Mapping[str, Any], source: TaskSource, column: str) -> str:
     for part in column.split("."):
         if not isinstance(value, Mapping) or part not in value:
             has = ", ".join(map(str, row))
-            raise TrainingError(f"task '{source.name}' has no column '{column}', only {has}.")
+            raise TunecastError(f"task '{source.name}' has no column '{column}', only {has}.")
         value = value[part]
     if not isinstance(value, str):
-        raise TrainingError(f"task '{source.name}' holds {value!r} in '{column}', not a text.")
+        raise TunecastError(f"task '{source.name}' holds {value!r} in '{column}', not a text.")
     return value
 
 
@@ -309,7 +306,7 @@ def descriptions(cache: Path) -> tuple[pd.DataFrame, dict[str, object]]:
 
     Raises
     ------
-    TrainingError
+    TunecastError
         If apt is not there or cannot fetch.
     """
     folder = cache / "debian"
@@ -330,7 +327,7 @@ def _fetch(folder: Path) -> Path:
     """Run apt with a state of its own, so that nothing of the system's changes."""
     apt = shutil.which("apt-get")
     if apt is None:
-        raise TrainingError(
+        raise TunecastError(
             "the debian tasks need apt, which is not on this machine; 'docstrings' needs nothing."
         )
     archive = _archive(apt)
@@ -354,7 +351,7 @@ def _fetch(folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[0].rstrip(".")
-        raise TrainingError(f"apt could not fetch Debian's descriptions: {reason}.")
+        raise TunecastError(f"apt could not fetch Debian's descriptions: {reason}.")
     return state / "lists"
 
 
@@ -366,7 +363,7 @@ def _archive(apt: str) -> str:
         origin, codename, *address = line.split()
         if (origin, codename) in [("Debian", suite) for suite in SUITES] and address:
             return address[0]
-    raise TrainingError(
+    raise TunecastError(
         f"apt on this machine has no archive of Debian ({', '.join(SUITES)}); run 'apt-get update' "
         "if its lists are empty. The task 'docstrings' needs nothing."
     )

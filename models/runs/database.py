@@ -18,14 +18,16 @@ from typing import get_type_hints
 import numpy as np
 import pandas as pd
 
-from tunecast.models.runs import REQUIRED, Run, RunTableError, one_line, shown
+from tunecast.models.errors import TunecastError, one_line
+from tunecast.models.runs.columns import REQUIRED, Run
+from tunecast.models.runs.sources import shown
 
 try:
     import sqlalchemy as sa
     from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
     from sqlalchemy.pool import NullPool
 except ImportError:
-    raise RunTableError(
+    raise TunecastError(
         "a run table in a database needs sqlalchemy: pip install 'tunecast[database]'."
     ) from None
 
@@ -68,24 +70,24 @@ def _engine(url: str) -> sa.Engine:
             parsed = parsed.set(drivername="postgresql+psycopg")
         kind = parsed.get_backend_name()
         if kind not in ("sqlite", "postgresql"):
-            raise RunTableError(
+            raise TunecastError(
                 f"'{shown(url)}' is of kind '{kind}', but a run table can be in sqlite:///FILE "
                 "or postgresql+psycopg://USER@HOST/DATABASE alone."
             )
         if kind == "sqlite" and parsed.database in (None, "", ":memory:"):
-            raise RunTableError(f"'{shown(url)}' names no file; write sqlite:///FILE.")
+            raise TunecastError(f"'{shown(url)}' names no file; write sqlite:///FILE.")
         wait = {"timeout": PATIENCE} if kind == "sqlite" else {}
         # A connection each time: workers are processes, and a sweep idles for hours.
         return sa.create_engine(parsed, poolclass=NullPool, connect_args=wait)
     except (ArgumentError, ValueError) as error:
-        if isinstance(error, RunTableError):
+        if isinstance(error, TunecastError):
             raise
-        raise RunTableError(
+        raise TunecastError(
             f"'{shown(url)}' cannot be read as a URL such as sqlite:///FILE or "
             "postgresql+psycopg://USER@HOST/DATABASE."
         ) from None
     except ImportError as error:
-        raise RunTableError(
+        raise TunecastError(
             f"'{shown(url)}' needs {error.name}: pip install 'tunecast[database]'."
         ) from None
 
@@ -101,7 +103,7 @@ def _database(url: str, what: str) -> Iterator[sa.Engine]:
         password = engine.url.password
         if password:
             reason = reason.replace(str(password), "***")
-        raise RunTableError(f"'{shown(url)}' cannot be {what}: {reason}.") from None
+        raise TunecastError(f"'{shown(url)}' cannot be {what}: {reason}.") from None
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -109,7 +111,7 @@ def sqlite_file(url: str) -> Path | None:
 
     Raises
     ------
-    RunTableError
+    TunecastError
         If the URL is not one of a run table.
     """
     engine = _engine(url)
@@ -121,7 +123,7 @@ def _is_there(engine: sa.Engine, url: str) -> bool:
 
     Raises
     ------
-    RunTableError
+    TunecastError
         If it has one that lacks columns.
     """
     if engine.dialect.name == "sqlite" and not Path(str(engine.url.database)).exists():
@@ -131,7 +133,7 @@ def _is_there(engine: sa.Engine, url: str) -> bool:
         return False
     held = {column["name"] for column in inspector.get_columns(NAME)}
     if missing := [name for name in TABLE.columns.keys() if name not in held]:
-        raise RunTableError(f"table '{NAME}' in '{shown(url)}' has no column '{missing[0]}'.")
+        raise TunecastError(f"table '{NAME}' in '{shown(url)}' has no column '{missing[0]}'.")
     return True
 
 
@@ -152,12 +154,12 @@ def load(url: str) -> pd.DataFrame:
 
     Raises
     ------
-    RunTableError
+    TunecastError
         If it cannot be read or has no run table.
     """
     with _database(url, "read") as engine:
         if not _is_there(engine, url):
-            raise RunTableError(f"'{shown(url)}' has no table '{NAME}'.")
+            raise TunecastError(f"'{shown(url)}' has no table '{NAME}'.")
         with engine.connect() as connection:
             query = sa.select(TABLE).order_by(TABLE.c.row_number)
             rows = [dict(row) for row in connection.execute(query).mappings()]
@@ -171,7 +173,7 @@ def append(url: str, run: Mapping[str, object], extra: Mapping[str, object]) -> 
 
     Raises
     ------
-    RunTableError
+    TunecastError
         If the table holds a run of this ``run_id``, or the database refuses.
     """
     row = {**run, "run_id": str(run["run_id"]).strip()}
@@ -187,7 +189,7 @@ def append(url: str, run: Mapping[str, object], extra: Mapping[str, object]) -> 
             with engine.connect() as connection:
                 if connection.execute(same).first() is None:
                     raise
-            raise RunTableError(f"'{shown(url)}' already has a run {run['run_id']!r}.") from None
+            raise TunecastError(f"'{shown(url)}' already has a run {run['run_id']!r}.") from None
 
 
 def _make(engine: sa.Engine) -> None:
