@@ -1,0 +1,288 @@
+"""How each unknown is sampled: coordinates in which the posterior is nearly a standard normal.
+
+Geometry decides how fast a hierarchy samples, and changes nothing of what is sampled: whatever the
+coordinate, the unknown keeps the prior that `tunecast.models.hierarchy.model` gives it.
+
+* A cell's log loss is sampled as what its own base models show of it, its exponent of a factor as
+  the slope of log loss in that factor, its beta as the local slope ``log(-d log L / d log D)``, with
+  the effects of those base models upon them; a curve's log loss as its mean over its own data
+  sizes, its beta as its local slope. Each is ``shift + lever * unknown``, where shift and lever
+  depend on unknowns drawn before.
+* Where runs give an estimate of that with an error, it is sampled as its distance from where prior
+  and estimate together would have it, in units of the error that they leave.
+* What runs leave weakly identified is partially centred: sampled between itself (weight 1) and its
+  standardised deviation (weight 0), the family of arXiv:1906.03028, section 3.
+* Learned scales are log-normal, so none has a funnel at zero, and are non-centred.
+
+Least-squares slopes and means of the runs choose the coordinates, so draws are read with those that
+they were sampled with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tunecast.models.hierarchy.estimates import Estimates, LevelEstimates
+from tunecast.models.hierarchy.table import Grouping, Table
+from tunecast.models.laws.positive import log_sigmoid
+from tunecast.models.laws.quantities import Quantity
+
+# Weights of partial centring, of cells and of what is above them. They steer the sampler alone.
+WEAKLY_IDENTIFIED, WEAKLY_IDENTIFIED_ABOVE = 0.3, 0.2
+ONSET, ONSET_ABOVE = 0.6, 0.3
+FACTOR_SLOPE_ABOVE, SLOPE_ABOVE = 0.5, 0.3
+# Where alpha hardly moves the slope in a factor, it must not be stretched without bound.
+LEAST_LEVER = 0.03
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """A way to sample an unknown: ``shift + lever * unknown``, centred by weight or estimate.
+
+    Parameters
+    ----------
+    shift, lever : array or float
+        What is added to the unknown, and by what it is multiplied before.
+    weight : array or float
+        How far the result is sampled as itself (1), or standardised (0).
+    estimate : array, optional
+        What runs say of the result, in the place of the weight.
+    precision : array, optional
+        One over the squared error of that.
+    """
+
+    shift: Any = 0.0
+    lever: Any = 1.0
+    weight: Any = 0.0
+    estimate: Any = None
+    precision: Any = None
+
+    def unknown(
+        self, draw: Callable[[Any, Any], Any], location: Any, scale: Any, xp: Any
+    ) -> Any:
+        """Return the unknown, from a raw variable that is drawn with a location and a scale.
+
+        Parameters
+        ----------
+        draw : callable
+            ``draw(location, scale)`` returns the raw variable, of the unknown's own family.
+        location, scale : array or float
+            Of the unknown's prior.
+        xp : namespace
+            What to compute with.
+        """
+        moved = not (isinstance(self.lever, float) and self.lever == 1.0)
+        centre = self.shift + (self.lever * location if moved else location)
+        width = self.lever * scale if moved else scale
+        if self.estimate is not None:
+            told = self.precision * width * width
+            narrowed = xp.sqrt(1.0 + told)
+            off = (self.estimate - centre) * told / narrowed
+            result = centre + (off + width * draw(-off / width, narrowed)) / narrowed
+        elif isinstance(self.weight, float) and self.weight == 0.0:
+            result = centre + width * draw(0.0, 1.0)
+        elif isinstance(self.weight, float) and self.weight == 1.0:
+            result = draw(centre, width)
+        else:
+            part = width**self.weight
+            raw = draw(self.weight * centre, part)
+            result = centre + width / part * (raw - self.weight * centre)
+        result = result - self.shift
+        return result / self.lever if moved else result
+
+
+NON_CENTRED, CENTRED = Coordinate(weight=0.0), Coordinate(weight=1.0)
+
+
+class Geometry:
+    """The coordinate of each unknown of one table.
+
+    Parameters
+    ----------
+    table : Table
+        The runs.
+    estimates : Estimates
+        What least squares says of curves and levels.
+    """
+
+    def __init__(self, table: Table, estimates: Estimates) -> None:
+        self.table, self.law, self.estimates = table, table.law, estimates
+        self._rules: dict[str, Callable[[Any, Mapping[str, Any], Any], Coordinate]] = {
+            "base_model": lambda at, v, xp: Coordinate(weight=self.estimates.base_weight),
+            "log_noise_task": lambda at, v, xp: CENTRED,
+            "log_noise_curve": lambda at, v, xp: Coordinate(weight=self.estimates.noise_weight),
+            "log_beta_curve": self._slope_of_curve,
+            "log_loss_ref_curve": self._mean_of_curve,
+        }
+        for q in table.quantities:
+            self._rules[f"{q.name}_mean"] = lambda at, v, xp: CENTRED
+            if not table.groupings:
+                self._rules[f"{q.name}_mean"] = partial(self._level, q, None)
+            # Levels of the first grouping are sampled as means (the global one included), as are
+            # cells, which curves pin down; others as standardised deviations: a global mean and
+            # several groupings of well-measured levels are otherwise nearly collinear.
+            for g in (*table.groupings[:1], *table.groupings[1:][-1:]):
+                self._rules[f"{q.name}_{g.name}"] = partial(self._level, q, g)
+
+    def coordinate(
+        self, name: str, location: Any, values: Mapping[str, Any], xp: Any
+    ) -> Coordinate:
+        """Return how an unknown is sampled.
+
+        Parameters
+        ----------
+        name : str
+            Of the unknown.
+        location : array or float
+            Of its prior.
+        values : mapping of str to array
+            Unknowns and what follows from them, as far as they were declared before.
+        xp : namespace
+            What to compute with.
+        """
+        rule = self._rules.get(name)
+        return NON_CENTRED if rule is None else rule(location, values, xp)
+
+    # ----------------------------------------------------------------- curves
+
+    def _slope_of_curve(self, location: Any, values: Mapping[str, Any], xp: Any) -> Coordinate:
+        known = self.estimates
+        own = {
+            q.name: values[f"{q.name}_curve"]
+            for q in self.table.quantities
+            if f"{q.name}_curve" in values
+        }
+        return Coordinate(
+            shift=self.law.log_slope(own, xp),
+            estimate=known.curve_log_slope,
+            precision=known.curve_slope_precision / values["noise"] ** 2,
+        )
+
+    def _mean_of_curve(self, location: Any, values: Mapping[str, Any], xp: Any) -> Coordinate:
+        # A gather, not a matrix product: chains that run side by side must not share BLAS threads.
+        known = self.estimates
+        relative = values["log_relative_loss"][..., known.runs_of_curve] * known.run_weight
+        return Coordinate(
+            shift=relative.sum(axis=-1),
+            estimate=known.curve_log_loss,
+            precision=known.curve_runs / values["noise"] ** 2,
+        )
+
+    # ----------------------------------------------------------------- levels of groupings
+
+    def _level(
+        self, q: Quantity, g: Grouping | None, location: Any, values: Mapping[str, Any], xp: Any
+    ) -> Coordinate:
+        """Return how a quantity of the levels of a grouping is sampled, or of the only cell."""
+        above = g is not None and g is not self.table.groupings[-1]
+        level = _Level(self, g, values, xp)
+        lever: Any = 1.0
+        shift: Any = 0.0
+        weight: Any = WEAKLY_IDENTIFIED_ABOVE if above else WEAKLY_IDENTIFIED
+        estimate = precision = None
+        if q.name == "log_loss_ref":
+            shift, weight = level.mean_of_curves(), 1.0
+        elif q.name == "log_beta":
+            shift = level.log_slope()
+            weight = SLOPE_ABOVE if above else level.known.slope_weight
+        elif q.name == "alpha":
+            lever, shift = level.lever(), level.slopes_in_factors()
+            if above:
+                weight = FACTOR_SLOPE_ABOVE
+            else:
+                estimate, precision = level.known.factor_slope, level.factor_slope_precision()
+        elif q.name == "logit_onset":
+            shift, weight = level.log_curvature(), ONSET_ABOVE if above else ONSET
+        if g is None:
+            parts = (shift, lever, weight, estimate, precision)
+            return Coordinate(*(_only(part) for part in parts))
+        # The unknown is the effect of a level; what is sampled is its mean.
+        return Coordinate(shift + lever * level.above(q.name), lever, weight, estimate, precision)
+
+
+def _only(part: Any) -> Any:
+    """Return a part of a coordinate without the axis of levels, of which there is one."""
+    return part if part is None or isinstance(part, float) else part[..., 0]
+
+
+@dataclass(frozen=True)
+class _Level:
+    """What is known of the levels of a grouping when one of their quantities is declared."""
+
+    geometry: Geometry
+    grouping: Grouping | None
+    values: Mapping[str, Any]
+    xp: Any
+
+    @property
+    def known(self) -> LevelEstimates:
+        g = self.grouping
+        return self.geometry.estimates.levels["" if g is None else g.name]
+
+    def above(self, name: str) -> Any:
+        """Return the mean of a quantity before this grouping's effects, at its levels."""
+        mean = self.values[f"{name}_mean"][..., None]
+        if self.grouping is not None:
+            for g in self.geometry.table.groupings:
+                if g is self.grouping:
+                    break
+                mean = mean + self.values[f"{name}_{g.name}"][..., g.index]
+        return mean
+
+    def mean(self, name: str) -> Any:
+        """Return the mean of a quantity at each level."""
+        if self.grouping is None:
+            return self.above(name)
+        return self.above(name) + self.values[f"{name}_{self.grouping.name}"]
+
+    def _means(self) -> dict[str, Any]:
+        names = [q.name for q in self.geometry.table.quantities]
+        last = "_mean" if self.grouping is None else f"_{self.grouping.name}"
+        return {name: self.mean(name) for name in names if f"{name}{last}" in self.values}
+
+    def lever(self) -> Any:
+        """Return how far alpha moves the slope of log loss in a factor."""
+        moved = self.geometry.law.factor_slope(self._means(), self.xp)
+        return self.xp.sqrt(moved**2 + LEAST_LEVER**2)
+
+    def slopes_in_factors(self) -> Any:
+        """Return what the slopes in the factors are beyond alpha's: gamma, and base models' part."""
+        base = self.values.get("base_model")
+        if base is None:
+            return self.mean("gamma")
+        weights = self.known.slope_of_base
+        shown = [
+            (base @ weights[k])[..., None, :] for k in range(len(self.geometry.table.factors))
+        ]
+        return self.mean("gamma") - self.xp.concatenate(shown, axis=-2)
+
+    def factor_slope_precision(self) -> Any:
+        """Return one over the squared error of the slopes in the factors."""
+        sd = self.values.get("log_loss_ref_curve_sd")
+        # Where a base model has one curve, the table's usual scatter stands for its effect's.
+        sd = self.geometry.estimates.loss_scatter if sd is None else sd[..., None, None]
+        return self.known.factor_slope_width / (sd**2 + self.known.noise_variance)
+
+    def mean_of_curves(self) -> Any:
+        """Return by what the mean log loss of a level's curves differs from its own."""
+        base = self.values.get("base_model")
+        shift = 0.0 if base is None else base @ self.known.mean_of_base
+        if not self.geometry.table.factors:
+            return shift
+        slope = self.mean("gamma") + self.lever() * self.mean("alpha")
+        return shift - (slope * self.known.centre).sum(axis=-2)
+
+    def log_slope(self) -> Any:
+        """Return by what the log of the local slope differs from that of beta."""
+        shift = self.geometry.law.log_slope(self._means(), self.xp)
+        if not self.geometry.table.factors:
+            return shift
+        return shift - (self.mean("delta") * self.known.centre).sum(axis=-2)
+
+    def log_curvature(self) -> Any:
+        """Return the log of how the curve bends at the reference, but for the onset's part."""
+        floor = self.xp.exp(log_sigmoid(self.mean("logit_floor"), self.xp))
+        return self.xp.log(self.known.curvature * (1.0 - floor) + floor)

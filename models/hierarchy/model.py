@@ -1,0 +1,129 @@
+"""The model, written once: how cells, curves, base models and noise hang together.
+
+`hierarchy` declares every unknown with its prior and the likelihood of the runs, in the centred
+form of a textbook. What a declaration does is up to the backend that it is made with
+(`tunecast.models.hierarchy.backends`): a PyMC model, draws from the prior, the replay of saved
+draws, the log density in NumPy, or a compiled one. How an unknown is sampled (centred, non-centred,
+in units of what its runs say) is not decided here but in `tunecast.models.hierarchy.geometry`.
+
+Arrays end in the axis that the names of their dims say; draws, where there are any, come first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tunecast.models.hierarchy.priors import (
+    BASE_MODEL_DF,
+    LOSS_SCATTER_SPREAD,
+    SCALE_SPREAD,
+    Priors,
+)
+from tunecast.models.hierarchy.table import Table
+from tunecast.models.laws.law import by_factor, expected_at, log_relative_loss, published
+
+if TYPE_CHECKING:
+    from tunecast.models.hierarchy.backends import Backend
+
+
+def hierarchy(rv: Backend, t: Table, p: Priors) -> None:
+    """Declare the hierarchical model of a table of runs.
+
+    Parameters
+    ----------
+    rv : Backend
+        What makes a random variable of each declaration.
+    t : Table
+        Index arrays and losses.
+    p : mapping of str to Prior
+        Prior table.
+    """
+    law, xp = t.law, rv.xp
+
+    # A base model shifts the log loss of all curves that start from it: some checkpoints are odd.
+    base_sd = rv.lognormal("base_model_sd", p["base_model"].location, p["base_model"].scale)
+    base = None
+    if not t.one_curve_per_base_model:
+        base = rv.student_t("base_model", BASE_MODEL_DF, 0.0, base_sd[..., None], "base_model")
+
+    # Noise of a run on log loss: a scale for each task, around it one for each curve.
+    log_noise = rv.normal("log_noise", p["noise"].location, p["noise"].scale)
+    of_task = rv.normal("log_noise_task", log_noise[..., None], p["noise"].effect, "task")
+    of_curve = rv.normal(
+        "log_noise_curve", of_task[..., t.curve_task], p["noise"].scatter, "curve"
+    )
+    noise = rv.deterministic("noise", xp.exp(of_curve), "curve")
+    df_above_2 = rv.lognormal("noise_df_above_2", p["noise_df"].location, p["noise_df"].scale)
+    noise_df = rv.deterministic("noise_df", 2.0 + df_above_2)
+
+    # How far curves scatter around their cell.
+    curve_sd: dict[str, Any] = {}
+    for q in t.quantities:
+        is_loss = q.name == "log_loss_ref"
+        if q.varies and not (is_loss and t.one_curve_per_base_model):
+            spread = LOSS_SCATTER_SPREAD if is_loss else SCALE_SPREAD
+            curve_sd[q.name] = rv.lognormal(f"{q.name}_curve_sd", p[q.name].log_scatter, spread)
+
+    # A cell has a global mean and effects of its task, its method, ..., and of all at once.
+    cell: dict[str, Any] = {}
+    for q in t.quantities:
+        dims = ("factor",) if q.per_factor else ()
+        mean = rv.normal(f"{q.name}_mean", p[q.name].location, p[q.name].scale, *dims)[..., None]
+        for g in t.groupings:
+            sd = rv.lognormal(f"{q.name}_{g.name}_sd", p[q.name].log_effect, SCALE_SPREAD, *dims)
+            effect = rv.normal(f"{q.name}_{g.name}", 0.0, sd[..., None], *dims, g.name)
+            mean = mean + effect[..., g.index]
+        cell[q.name] = rv.deterministic(q.name, mean, *dims, "cell")
+    rv.published(cell)
+
+    # A curve's quantities scatter around what its cell expects at its factors.
+    of_curves = {name: value[..., t.curve_cell] for name, value in cell.items()}
+    x = {k: t.curve_x[:, i] for i, k in enumerate(t.factors)}
+    curve = expected_at(law, by_factor(law, of_curves, t.factors), x, xp)
+    for q in t.quantities:
+        if q.varies and q.name != "log_loss_ref":
+            sd = curve_sd[q.name][..., None]
+            curve[q.name] = rv.normal(f"{q.name}_curve", curve[q.name], sd, "curve")
+    relative = log_relative_loss(law, t.log_u, curve, xp, t.run_curve)
+    rv.deterministic("log_relative_loss", relative, "run")
+
+    if base is None:
+        # Where each base model has one curve, its effect and the curve's own deviation cannot be
+        # told apart, and one term serves for both.
+        mean, sd, df = curve["log_loss_ref"], base_sd[..., None], BASE_MODEL_DF
+    else:
+        mean = curve["log_loss_ref"] + base[..., t.curve_base]
+        sd, df = curve_scale(curve_sd["log_loss_ref"], base, base_sd, xp)
+        sd = sd[..., t.curve_base]
+    loss = rv.student_t("log_loss_ref_curve", df, mean, sd, "curve")
+    if base is None:
+        rv.deterministic("base_model", (loss - mean)[..., t.base_curve], "base_model")
+
+    # The sampling error of a test set is left out: runs of a task share their test set, so it moves
+    # them together and is no part of what one differs from another by.
+    mu = rv.deterministic("expected_log_loss", loss[..., t.run_curve] + relative, "run")
+    rv.observe("log_loss", t.log_loss, noise_df, mu, noise[..., t.run_curve], "run")
+
+
+def curve_scale(curve_sd: Any, base: Any, base_sd: Any, xp: Any) -> tuple[Any, float]:
+    """Return scale and degrees of freedom of curves' deviations in log loss, given base models'.
+
+    The effect of a base model and the deviation of its curve are a bivariate Student-t with
+    `BASE_MODEL_DF`, which gives the latter one degree of freedom more: a checkpoint that is odd as
+    a whole is likely odd in each of its curves. Were the two independent, an odd curve would be the
+    doing of either rather than of both, and the posterior would have two modes.
+
+    Parameters
+    ----------
+    curve_sd : array, shape (...)
+        Scale of curves' deviations over all base models.
+    base : array, shape (..., base_models)
+        Effects of base models.
+    base_sd : array, shape (...)
+        Scale of such effects.
+    xp : namespace
+        `tunecast.models.laws.positive.NumPy`, ``pytensor.tensor``, ...
+    """
+    odd = base / base_sd[..., None]
+    df = BASE_MODEL_DF + 1
+    return curve_sd[..., None] * xp.sqrt((BASE_MODEL_DF + odd * odd) / df), df

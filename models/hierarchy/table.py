@@ -1,0 +1,353 @@
+"""Which runs, curves, cells, base models and tasks a fit has, as index arrays.
+
+A *cell* (task x method by default) has its own A, E, alpha and beta. A *curve* is a cell's runs of
+one base model at one value of each factor: loss against data size. The arrays depend on the runs
+and the specification alone, so a saved fit rebuilds them from its rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from tunecast.models.errors import TunecastError
+from tunecast.models.laws import Law, get_law
+from tunecast.models.laws.quantities import Quantity
+
+INTERACTION = "cell"  # name of the grouping by all columns at once
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a model is asked: which law, over which columns.
+
+    Parameters
+    ----------
+    law : str
+        Name in `tunecast.models.laws.LAWS`.
+    factors : tuple of str
+        Columns that serve as factors X.
+    data : str
+        Column that serves as the data axis D.
+    cell : tuple of str
+        Columns whose combinations are the cells.
+    curve : str
+        Column that names the base model.
+    """
+
+    law: str
+    factors: tuple[str, ...]
+    data: str
+    cell: tuple[str, ...]
+    curve: str
+
+
+def spec_of(
+    runs: pd.DataFrame,
+    *,
+    law: str,
+    factors: Sequence[str] | None = None,
+    data: str = "finetune_examples",
+    cell: Sequence[str] | None = None,
+    curve: str = "base_model",
+) -> Spec:
+    """Return the specification with its defaults filled in from the runs.
+
+    Factors default to the model size (none for a law without alpha), cells to task x method, and by
+    family too where the runs have several: their losses do not compare.
+
+    Raises
+    ------
+    TunecastError
+        When there is no such law.
+    """
+    if not get_law(law).has("alpha"):
+        factors = ()
+    elif factors is None:
+        factors = ("model_size",)
+    if cell is None:
+        several = "family" in runs and runs["family"].nunique() > 1
+        cell = ("task", "method", "family") if several else ("task", "method")
+    return Spec(law, tuple(factors), data, tuple(cell), curve)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A grouping of cells with at least two levels: ``index[k]`` is the level of cell ``k``.
+
+    Parameters
+    ----------
+    column : str
+        Column of the runs, or `INTERACTION`.
+    name : str
+        The same as a part of the names of variables and as a dimension.
+    levels : tuple of str
+        Its values.
+    index : ndarray of int, shape (cells,)
+        Level of each cell.
+    """
+
+    column: str
+    name: str
+    levels: tuple[str, ...]
+    index: np.ndarray
+
+
+@dataclass(frozen=True)
+class Table:
+    """Index arrays of a table of runs; see the module for the words.
+
+    Parameters
+    ----------
+    spec : Spec
+        What is asked.
+    cells : tuple of tuple of str
+        Levels of the cell columns, one tuple a cell.
+    groupings : tuple of Grouping
+        Cell columns with two levels or more, in the order asked; when there are several, last
+        comes their interaction, whose levels are the cells.
+    tasks, base_models : tuple of str
+        Levels of the task column and of the curve column.
+    curve_cell, curve_base, curve_task : ndarray of int, shape (curves,)
+        Parents of each curve.
+    curve_x : ndarray, shape (curves, factors)
+        Log of each factor over its reference value.
+    curve_low, curve_high : ndarray, shape (curves,)
+        Log2 of the smallest and the largest data size of each curve.
+    cell_low, cell_high : ndarray, shape (cells,)
+        The same over each cell.
+    x_ref : tuple of float
+        Reference value of each factor, in its unit.
+    log2_d_ref : ndarray, shape (cells,)
+        Log2 of each cell's reference data size: the middle of its range.
+    run_curve : ndarray of int, shape (runs,)
+        Curve of each run.
+    log_u : ndarray, shape (runs,)
+        Natural log of the data size over its cell's reference.
+    log_loss : ndarray, shape (runs,)
+        Log of the loss.
+    """
+
+    spec: Spec
+    cells: tuple[tuple[str, ...], ...]
+    groupings: tuple[Grouping, ...]
+    tasks: tuple[str, ...]
+    base_models: tuple[str, ...]
+    curve_cell: np.ndarray
+    curve_base: np.ndarray
+    curve_task: np.ndarray
+    curve_x: np.ndarray
+    curve_low: np.ndarray
+    curve_high: np.ndarray
+    cell_low: np.ndarray
+    cell_high: np.ndarray
+    x_ref: tuple[float, ...]
+    log2_d_ref: np.ndarray
+    run_curve: np.ndarray
+    log_u: np.ndarray
+    log_loss: np.ndarray
+
+    @property
+    def law(self) -> Law:
+        """The law that is asked for."""
+        return get_law(self.spec.law)
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """Names of the factors."""
+        return self.spec.factors
+
+    @property
+    def quantities(self) -> tuple[Quantity, ...]:
+        """What is sampled of the law: without factors, nothing that there is one of for each."""
+        return tuple(q for q in self.law.quantities if self.factors or not q.per_factor)
+
+    @property
+    def one_curve_per_base_model(self) -> bool:
+        """Whether no base model serves two curves, so that its effect is the curve's own."""
+        return len(self.base_models) == len(self.curve_cell)
+
+    @cached_property
+    def base_curve(self) -> np.ndarray:
+        """Curve of each base model, where each has one, shape (base_models,)."""
+        return np.argsort(self.curve_base)
+
+    @property
+    def log_d_ref(self) -> np.ndarray:
+        """Natural log of each cell's reference data size, shape (cells,)."""
+        return self.log2_d_ref * np.log(2)
+
+    @property
+    def log_x_ref(self) -> np.ndarray:
+        """Natural log of the reference value of each factor, shape (factors,)."""
+        return np.log(np.array(self.x_ref, dtype=float))
+
+    @cached_property
+    def coords(self) -> dict[str, list[str]]:
+        """Labels of each dimension of the model's variables."""
+        names = [
+            " / ".join((*self.cells[k], self.base_models[m]))
+            for k, m in zip(self.curve_cell, self.curve_base, strict=True)
+        ]
+        if len(set(names)) < len(names):  # one base model at several values of a factor
+            values = self.x_ref * np.exp(self.curve_x)
+            told = [", ".join(f"{v:.6g}" for v in row) for row in values]
+            names = [f"{name} / {value}" for name, value in zip(names, told, strict=True)]
+        return {
+            "factor": list(self.factors),
+            "cell": [" / ".join(cell) for cell in self.cells],
+            "task": list(self.tasks),
+            "base_model": list(self.base_models),
+            "curve": names,
+            "run": [str(i) for i in range(len(self.run_curve))],
+            **{grouping.name: list(grouping.levels) for grouping in self.groupings},
+        }
+
+
+def _codes(values: pd.Series) -> tuple[np.ndarray, list[str]]:
+    codes, levels = pd.factorize(values.astype(str), sort=True)
+    return np.asarray(codes), [str(level) for level in levels]
+
+
+def _extremes(values: np.ndarray, group: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    low, high = np.full(n, np.inf), np.full(n, -np.inf)
+    np.minimum.at(low, group, values)
+    np.maximum.at(high, group, values)
+    return low, high
+
+
+def index_runs(runs: pd.DataFrame, spec: Spec, *, check: bool = True) -> Table:
+    """Return the index arrays of usable runs (done, data size above 0) for a specification.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        The runs.
+    spec : Spec
+        What is asked of them.
+    check : bool
+        Whether to refuse runs that say nothing of some part of the law. What they say nothing of
+        keeps to its prior otherwise.
+
+    Raises
+    ------
+    TunecastError
+        When there are too few runs, sizes or curves for the law asked for.
+    """
+    if check:
+        _refuse_too_few(runs, spec)
+    cell_names = runs[list(spec.cell)].astype(str).agg("\x1f".join, axis=1)
+    run_cell, cell_keys = _codes(cell_names)
+    cells = tuple(tuple(key.split("\x1f")) for key in cell_keys)
+    base, base_models = _codes(runs[spec.curve])
+    task, tasks = _codes(runs["task"])
+
+    factors = [np.log(runs[name].to_numpy(float)) for name in spec.factors]
+    curve_names = cell_names + "\x1f" + runs[spec.curve].astype(str)
+    for values in factors:
+        curve_names = curve_names + "\x1f" + pd.Series(values, index=runs.index).map(repr)
+    run_curve, _ = _codes(curve_names)
+    n_curves = int(run_curve.max()) + 1
+    first = np.unique(run_curve, return_index=True)[1]
+
+    x = np.log2(runs[spec.data].to_numpy(float))
+    cell_low, cell_high = _extremes(x, run_cell, len(cells))
+    curve_low, curve_high = _extremes(x, run_curve, n_curves)
+    # The middle of the data, on the log scale, is where loss and slope are least correlated.
+    log2_d_ref = (cell_low + cell_high) / 2
+    x_ref = tuple(float(np.exp(np.median(f[first]))) for f in factors)
+    curve_x = np.array([f[first] - np.log(r) for f, r in zip(factors, x_ref, strict=True)])
+    return Table(
+        spec=spec,
+        cells=cells,
+        groupings=groupings_of(cells, spec.cell),
+        tasks=tuple(tasks),
+        base_models=tuple(base_models),
+        curve_cell=run_cell[first],
+        curve_base=base[first],
+        curve_task=task[first],
+        curve_x=curve_x.reshape(len(spec.factors), n_curves).T,
+        curve_low=curve_low,
+        curve_high=curve_high,
+        cell_low=cell_low,
+        cell_high=cell_high,
+        x_ref=x_ref,
+        log2_d_ref=log2_d_ref,
+        run_curve=run_curve,
+        log_u=(x - log2_d_ref[run_cell]) * np.log(2),
+        log_loss=np.log(runs["loss"].to_numpy(float)),
+    )
+
+
+# Dimensions of the model that a column of the runs must not be taken for.
+_TAKEN = ("factor", "curve", "run", "chain", "draw", INTERACTION)
+
+
+def variable_names(columns: Iterable[str]) -> dict[str, str]:
+    """Return for each column what variables and dimensions that belong to it are called.
+
+    A column's name may hold what no variable's may, such as a slash; and it must not be that of a
+    dimension which means something else.
+    """
+    found: dict[str, str] = {}
+    for column in columns:
+        name = re.sub(r"\W", "_", column)
+        while name in _TAKEN or name in found.values():
+            name += "_"
+        found[column] = name
+    return found
+
+
+def groupings_of(
+    cells: Sequence[tuple[str, ...]], columns: Sequence[str]
+) -> tuple[Grouping, ...]:
+    """Return the groupings of cells by each column that tells some apart, and by all of them."""
+    names = variable_names(columns)
+    found = []
+    for position, column in enumerate(columns):
+        levels = tuple(sorted({cell[position] for cell in cells}))
+        if len(levels) > 1:
+            index = np.array([levels.index(cell[position]) for cell in cells])
+            found.append(Grouping(column, names[column], levels, index))
+    if len(found) > 1:
+        keys = tuple(" / ".join(cell) for cell in cells)
+        found.append(Grouping(INTERACTION, INTERACTION, keys, np.arange(len(cells))))
+    return tuple(found)
+
+
+def _refuse_too_few(runs: pd.DataFrame, spec: Spec) -> None:
+    n = len(runs)
+    if n < 2:
+        raise TunecastError(
+            f"the table has {n} usable run{'s' if n != 1 else ''} (status done, "
+            f"{spec.data} above 0): a fit needs at least two curves of three data sizes"
+        )
+    for name in spec.factors:
+        values = runs[name]
+        if not (values > 0).all():
+            raise TunecastError(
+                f"factor '{name}' must be above 0 on every run used, and is "
+                f"{values[~(values > 0)].iloc[0]} on {int((~(values > 0)).sum())} of them"
+            )
+        if values.nunique() == 1:
+            raise TunecastError(
+                f"every run has {name} = {values.iloc[0]:g}: its exponent alpha cannot be "
+                "learned from one value; leave the factor out (law power, or factors none)"
+            )
+    if runs[spec.data].nunique() < 3:
+        sizes = sorted(runs[spec.data].unique())
+        raise TunecastError(
+            f"the runs used have {len(sizes)} value(s) of {spec.data} "
+            f"({', '.join(f'{s:g}' for s in sizes)}): the law needs at least three"
+        )
+    keys = [*spec.cell, spec.curve, *spec.factors]
+    if runs[keys].drop_duplicates().shape[0] < 2:
+        raise TunecastError(
+            "the table holds one curve only: a hierarchy has nothing to pool; "
+            "use the point fit (tunecast.models.fit_point), or add another base model or method"
+        )
