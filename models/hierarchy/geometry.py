@@ -124,8 +124,9 @@ class Geometry:
             # Levels of the first grouping are sampled as means (the global one included), as are
             # cells, which curves pin down; others as standardised deviations: a global mean and
             # several groupings of well-measured levels are otherwise nearly collinear.
-            for g in (*table.groupings[:1], *table.groupings[1:][-1:]):
-                self._rules[f"{q.name}_{g.name}"] = partial(self._level, q, g)
+            for i, g in enumerate(table.groupings):
+                if i in (0, len(table.groupings) - 1):
+                    self._rules[f"{q.name}_{g.name}"] = partial(self._level, q, g)
 
     def coordinate(
         self, name: str, location: Any, values: Mapping[str, Any], xp: Any
@@ -177,7 +178,7 @@ class Geometry:
         self, q: Quantity, g: Grouping | None, location: Any, values: Mapping[str, Any], xp: Any
     ) -> Coordinate:
         """Return how a quantity of the levels of a grouping is sampled, or of the only cell."""
-        above = g is not None and g is not self.table.groupings[-1]
+        above = g is not None and g.name != self.table.groupings[-1].name
         level = _Level(self, g, values, xp)
         lever: Any = 1.0
         shift: Any = 0.0
@@ -227,7 +228,7 @@ class _Level:
         mean = self.values[f"{name}_mean"][..., None]
         if self.grouping is not None:
             for g in self.geometry.table.groupings:
-                if g is self.grouping:
+                if g.name == self.grouping.name:
                     break
                 mean = mean + self.values[f"{name}_{g.name}"][..., g.index]
         return mean

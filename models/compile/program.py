@@ -1,6 +1,6 @@
 """A recorded scalar and its gradient as a program in LLVM's intermediate language.
 
-The graph of a `tunecast.models.tape.Tape` becomes loops over arrays of one shape, in each of which
+The graph of a `tunecast.models.compile.graph.Tape` becomes loops over arrays of one shape, in each of which
 as many nodes as possible are computed. A call asks for one block of memory. Sizes of dimensions
 are inputs, so a program serves every table of a structure.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunecast.models.tape import At, Listed, Loop, Node, Places, Size, Tape, ancestors
+from tunecast.models.compile.graph import At, Listed, Loop, Node, Places, Size, Tape, ancestors
 
 
 @dataclass(frozen=True)

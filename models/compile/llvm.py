@@ -1,4 +1,4 @@
-"""Machine code for a program (`tunecast.models.program`), made in a second by LLVM."""
+"""Machine code for a program (`tunecast.models.compile.program`), made in a second by LLVM."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def code(text: str) -> Code:
 
 
 def evaluated(density: int, x: np.ndarray, numbers: np.ndarray) -> tuple[int, float, np.ndarray]:
-    """Call a density; return its code (`tunecast.models.program.Program`), value and gradient.
+    """Call a density; return its code (`tunecast.models.compile.program.Program`), value and gradient.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 `tunecast.models.hierarchy` computes with whatever it is given. Given the nodes of a `Tape` it
 leaves behind a graph of few kinds of node, small enough that the rules of reverse differentiation
-and of code generation (`tunecast.models.program`) are one each:
+and of code generation (`tunecast.models.compile.program`) are one each:
 
 * a number, or an input array;
 * an elementwise operation on arrays of one shape;
@@ -336,6 +336,8 @@ class Tape:
                     return other
                 if is_number(one, -1):
                     return self.apply("neg", other)
+                if is_number(one, 0):
+                    return one
         if kind == "div" and is_number(first, 1) and second.kind == "exp":
             # Its slope by the quotient's rule would overflow where neither of them does.
             return self.exp(-second.args[0])
