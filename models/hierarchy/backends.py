@@ -62,7 +62,11 @@ class Backend(ABC):
 
     def lognormal(self, name: str, mu: Any, sigma: Any, *dims: str) -> Any:
         """Declare a positive unknown, whose logarithm has a normal prior, and return it."""
-        log = self.normal(f"log_{name}", mu, sigma, *dims)
+        # With a geometry non-centred: learned scales are all that is declared so.
+        if self.geometry is None:
+            log = self.draw(f"log_{name}", None, mu, sigma, dims)
+        else:
+            log = mu + sigma * self.draw(raw(name), None, 0.0, 1.0, dims)
         return self.deterministic(name, self.xp.exp(log), *dims)
 
     def deterministic(self, name: str, value: Any, *dims: str) -> Any:
@@ -168,6 +172,10 @@ class Simulation(Backend):
         self.deterministic(name, mu + sigma * z, *dims)
 
 
+# What may be sampled in units of what its runs say.
+ESTIMATED = tuple(map(raw, ("log_beta_curve", "log_loss_ref_curve", "base_model_effect")))
+
+
 class Start(Backend):
     """A point to start a chain from, in raw variables.
 
@@ -184,7 +192,7 @@ class Start(Backend):
         self, name: str, df: float | None, location: Any, scale: Any, dims: tuple[str, ...]
     ) -> Any:
         """Return the value to start from."""
-        centre = 0.0 if name in (raw("log_beta_curve"), raw("log_loss_ref_curve")) else location
+        centre = 0.0 if name in ESTIMATED else location
         jitter = np.minimum(scale, 1.0) * self.rng.uniform(-1, 1, self.shape(dims))
         self.point[name] = np.asarray(jitter + centre)
         return self.point[name]

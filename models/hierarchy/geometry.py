@@ -60,9 +60,7 @@ class Coordinate:
     estimate: Any = None
     precision: Any = None
 
-    def unknown(
-        self, draw: Callable[[Any, Any], Any], location: Any, scale: Any, xp: Any
-    ) -> Any:
+    def unknown(self, draw: Callable[[Any, Any], Any], location: Any, scale: Any, xp: Any) -> Any:
         """Return the unknown, from a raw variable that is drawn with a location and a scale.
 
         Parameters
@@ -111,7 +109,7 @@ class Geometry:
     def __init__(self, table: Table, estimates: Estimates) -> None:
         self.table, self.law, self.estimates = table, table.law, estimates
         self._rules: dict[str, Callable[[Any, Mapping[str, Any], Any], Coordinate]] = {
-            "base_model": lambda at, v, xp: Coordinate(weight=self.estimates.base_weight),
+            "base_model_effect": self._base_model,
             "log_noise_task": lambda at, v, xp: CENTRED,
             "log_noise_curve": lambda at, v, xp: Coordinate(weight=self.estimates.noise_weight),
             "log_beta_curve": self._slope_of_curve,
@@ -151,11 +149,11 @@ class Geometry:
 
     def _slope_of_curve(self, location: Any, values: Mapping[str, Any], xp: Any) -> Coordinate:
         known = self.estimates
-        own = {
-            q.name: values[f"{q.name}_curve"]
-            for q in self.table.quantities
-            if f"{q.name}_curve" in values
-        }
+        own = {}
+        for q in self.table.quantities:
+            for name in (f"{q.name}_curve", f"{q.name}_expected"):
+                if name in values:
+                    own[q.name] = values[name]
         return Coordinate(
             shift=self.law.log_slope(own, xp),
             estimate=known.curve_log_slope,
@@ -170,6 +168,16 @@ class Geometry:
             shift=relative.sum(axis=-1),
             estimate=known.curve_log_loss,
             precision=known.curve_runs / values["noise"] ** 2,
+        )
+
+    def _base_model(self, location: Any, values: Mapping[str, Any], xp: Any) -> Coordinate:
+        if not self.table.one_curve_per_base_model:
+            return Coordinate(weight=self.estimates.base_weight)
+        at, of_curve = self.table.base_curve, self._mean_of_curve(location, values, xp)
+        return Coordinate(
+            shift=(of_curve.shift + values["log_loss_ref_expected"])[..., at],
+            estimate=of_curve.estimate[..., at],
+            precision=of_curve.precision[..., at],
         )
 
     # ----------------------------------------------------------------- levels of groupings
@@ -251,13 +259,11 @@ class _Level:
 
     def slopes_in_factors(self) -> Any:
         """Return what the slopes in the factors are beyond alpha's: gamma, and base models' part."""
-        base = self.values.get("base_model")
+        base = self.values.get("base_model_effect")
         if base is None:
             return self.mean("gamma")
         weights = self.known.slope_of_base
-        shown = [
-            (base @ weights[k])[..., None, :] for k in range(len(self.geometry.table.factors))
-        ]
+        shown = [(base @ weights[k])[..., None, :] for k in range(len(self.geometry.table.factors))]
         return self.mean("gamma") - self.xp.concatenate(shown, axis=-2)
 
     def factor_slope_precision(self) -> Any:
@@ -269,7 +275,7 @@ class _Level:
 
     def mean_of_curves(self) -> Any:
         """Return by what the mean log loss of a level's curves differs from its own."""
-        base = self.values.get("base_model")
+        base = self.values.get("base_model_effect")
         shift = 0.0 if base is None else base @ self.known.mean_of_base
         if not self.geometry.table.factors:
             return shift

@@ -44,14 +44,14 @@ def hierarchy(rv: Backend, t: Table, p: Priors) -> None:
     base_sd = rv.lognormal("base_model_sd", p["base_model"].location, p["base_model"].scale)
     base = None
     if not t.one_curve_per_base_model:
-        base = rv.student_t("base_model", BASE_MODEL_DF, 0.0, base_sd[..., None], "base_model")
+        base = rv.student_t(
+            "base_model_effect", BASE_MODEL_DF, 0.0, base_sd[..., None], "base_model"
+        )
 
     # Noise of a run on log loss: a scale for each task, around it one for each curve.
     log_noise = rv.normal("log_noise", p["noise"].location, p["noise"].scale)
     of_task = rv.normal("log_noise_task", log_noise[..., None], p["noise"].effect, "task")
-    of_curve = rv.normal(
-        "log_noise_curve", of_task[..., t.curve_task], p["noise"].scatter, "curve"
-    )
+    of_curve = rv.normal("log_noise_curve", of_task[..., t.curve_task], p["noise"].scatter, "curve")
     noise = rv.deterministic("noise", xp.exp(of_curve), "curve")
     df_above_2 = rv.lognormal("noise_df_above_2", p["noise_df"].location, p["noise_df"].scale)
     noise_df = rv.deterministic("noise_df", 2.0 + df_above_2)
@@ -84,20 +84,23 @@ def hierarchy(rv: Backend, t: Table, p: Priors) -> None:
         if q.varies and q.name != "log_loss_ref":
             sd = curve_sd[q.name][..., None]
             curve[q.name] = rv.normal(f"{q.name}_curve", curve[q.name], sd, "curve")
+        elif q.name in curve:
+            rv.deterministic(f"{q.name}_expected", curve[q.name], "curve")
     relative = log_relative_loss(law, t.log_u, curve, xp, t.run_curve)
     rv.deterministic("log_relative_loss", relative, "run")
 
+    expected = curve["log_loss_ref"]
     if base is None:
         # Where each base model has one curve, its effect and the curve's own deviation cannot be
         # told apart, and one term serves for both.
-        mean, sd, df = curve["log_loss_ref"], base_sd[..., None], BASE_MODEL_DF
+        base = rv.student_t(
+            "base_model_effect", BASE_MODEL_DF, 0.0, base_sd[..., None], "base_model"
+        )
+        loss = rv.deterministic("log_loss_ref_curve", expected + base[..., t.curve_base], "curve")
     else:
-        mean = curve["log_loss_ref"] + base[..., t.curve_base]
         sd, df = curve_scale(curve_sd["log_loss_ref"], base, base_sd, xp)
-        sd = sd[..., t.curve_base]
-    loss = rv.student_t("log_loss_ref_curve", df, mean, sd, "curve")
-    if base is None:
-        rv.deterministic("base_model", (loss - mean)[..., t.base_curve], "base_model")
+        mean = expected + base[..., t.curve_base]
+        loss = rv.student_t("log_loss_ref_curve", df, mean, sd[..., t.curve_base], "curve")
 
     # The sampling error of a test set is left out: runs of a task share their test set, so it moves
     # them together and is no part of what one differs from another by.

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ import pandas as pd
 from tunecast.models.errors import TunecastError
 from tunecast.models.laws import Law, get_law
 from tunecast.models.laws.quantities import Quantity
+from tunecast.models.runs import read_runs
 
 INTERACTION = "cell"  # name of the grouping by all columns at once
 
@@ -76,6 +78,46 @@ def spec_of(
     return Spec(law, tuple(factors), data, tuple(cell), curve)
 
 
+def checked_runs(
+    runs: pd.DataFrame | str | Path | Sequence[str | Path],
+    *,
+    law: str | None,
+    factors: Sequence[str] | None,
+    data: str,
+    cell: Sequence[str] | None,
+    curve: str,
+) -> pd.DataFrame:
+    """Return a run table, checked for all columns that a law over these columns needs.
+
+    Parameters
+    ----------
+    runs : DataFrame, path, or name of an embedded table
+        What `tunecast.models.read_runs` takes.
+    law : str or None
+        Its name; None for any law.
+    factors, data, cell, curve
+        See `Spec`; what is None has the default of `spec_of`.
+
+    Raises
+    ------
+    TunecastError
+        One sentence for each fault.
+    """
+    names = tuple(factors or ())
+    if factors is None and (law is None or get_law(law).has("alpha")):
+        names = ("model_size",)
+    return read_runs(runs, columns=(*names, data), labels=[curve, *(cell or ())])
+
+
+def usable(runs: pd.DataFrame, data: str) -> pd.DataFrame:
+    """Return the runs of a checked table that a law describes.
+
+    A law in D says nothing of D = 0, so zero-shot runs stay out; so do runs that are not done.
+    """
+    done = runs[runs["status"] == "done"]
+    return done[done[data] > 0].reset_index(drop=True)
+
+
 @dataclass(frozen=True)
 class Grouping:
     """A grouping of cells with at least two levels: ``index[k]`` is the level of cell ``k``.
@@ -131,6 +173,10 @@ class Table:
         Natural log of the data size over its cell's reference.
     log_loss : ndarray, shape (runs,)
         Log of the loss.
+    run_ids : tuple of str
+        Name of each run.
+    one_curve_per_base_model : bool
+        Whether no base model serves two curves, so that its effect is the curve's own.
     """
 
     spec: Spec
@@ -151,6 +197,8 @@ class Table:
     run_curve: np.ndarray
     log_u: np.ndarray
     log_loss: np.ndarray
+    run_ids: tuple[str, ...]
+    one_curve_per_base_model: bool
 
     @property
     def law(self) -> Law:
@@ -166,11 +214,6 @@ class Table:
     def quantities(self) -> tuple[Quantity, ...]:
         """What is sampled of the law: without factors, nothing that there is one of for each."""
         return tuple(q for q in self.law.quantities if self.factors or not q.per_factor)
-
-    @property
-    def one_curve_per_base_model(self) -> bool:
-        """Whether no base model serves two curves, so that its effect is the curve's own."""
-        return len(self.base_models) == len(self.curve_cell)
 
     @cached_property
     def base_curve(self) -> np.ndarray:
@@ -204,7 +247,7 @@ class Table:
             "task": list(self.tasks),
             "base_model": list(self.base_models),
             "curve": names,
-            "run": [str(i) for i in range(len(self.run_curve))],
+            "run": list(self.run_ids),
             **{grouping.name: list(grouping.levels) for grouping in self.groupings},
         }
 
@@ -281,6 +324,8 @@ def index_runs(runs: pd.DataFrame, spec: Spec, *, check: bool = True) -> Table:
         run_curve=run_curve,
         log_u=(x - log2_d_ref[run_cell]) * np.log(2),
         log_loss=np.log(runs["loss"].to_numpy(float)),
+        run_ids=tuple(runs["run_id"].astype(str)),
+        one_curve_per_base_model=len(base_models) == n_curves,
     )
 
 
@@ -303,9 +348,7 @@ def variable_names(columns: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def groupings_of(
-    cells: Sequence[tuple[str, ...]], columns: Sequence[str]
-) -> tuple[Grouping, ...]:
+def groupings_of(cells: Sequence[tuple[str, ...]], columns: Sequence[str]) -> tuple[Grouping, ...]:
     """Return the groupings of cells by each column that tells some apart, and by all of them."""
     names = variable_names(columns)
     found = []

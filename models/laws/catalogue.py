@@ -86,9 +86,7 @@ POWER = Law(
 # --------------------------------------------------------------------------- multiplicative
 
 
-def _multiplicative(
-    D: Values, X: ByFactor, *, A: Values, alpha: ByFactor, beta: Values
-) -> Values:
+def _multiplicative(D: Values, X: ByFactor, *, A: Values, alpha: ByFactor, beta: Values) -> Values:
     return product(A, X, alpha) * D**-beta
 
 
@@ -164,7 +162,8 @@ ADDITIVE = Law(
 
 D_L = Parameter("D_l", "D_l", "positive", "unit of D", "pre-learned data size", False, ("D",))
 LOGIT_ONSET = Quantity(
-    "logit_onset", Prior(1.0, 1.0, 0.4, 0.3, "logit of D^beta / (D_l^beta + D^beta) at the reference")
+    "logit_onset",
+    Prior(1.0, 1.0, 0.4, 0.3, "logit of D^beta / (D_l^beta + D^beta) at the reference"),
 )
 
 
@@ -238,7 +237,9 @@ KAPLAN = Law(
 
 # --------------------------------------------------------------------------- broken power law
 
-BETA_2 = Parameter("beta_2", r"\beta_2", "positive", "", "exponent of the data size after the break")
+BETA_2 = Parameter(
+    "beta_2", r"\beta_2", "positive", "", "exponent of the data size after the break"
+)
 D_B = Parameter("D_b", "D_b", "positive", "unit of D", "data size of the break", False, ("D",))
 F = Parameter("f", "f", "positive", "", "width of the break in log data size")
 LOG_BREAK = Quantity("log_break", Prior(0.0, 2.0, 1.0, 0.3, "log of D_b over the reference"))

@@ -156,9 +156,7 @@ class Law:
         """Whether the law has a parameter of this name."""
         return any(parameter.name == name for parameter in self.parameters)
 
-    def to_published(
-        self, D_ref: Values, X_ref: ByFactor, **parameters: Any
-    ) -> dict[str, Any]:
+    def to_published(self, D_ref: Values, X_ref: ByFactor, **parameters: Any) -> dict[str, Any]:
         """Convert parameters of ``law(D / D_ref, X / X_ref)`` into those of ``law(D, X)``.
 
         A fit works in units of a reference point inside the data, which removes most of the
@@ -272,9 +270,7 @@ def expected_at(law: Law, q: Quantities, log_x: ByFactor, xp: Any) -> dict[str, 
     return expected
 
 
-def log_relative_loss(
-    law: Law, log_u: Values, q: Quantities, xp: Any, curve: Any = ...
-) -> Values:
+def log_relative_loss(law: Law, log_u: Values, q: Quantities, xp: Any, curve: Any = ...) -> Values:
     """Return ``log L(D) - log L(D_ref)`` of curves at data sizes ``D = D_ref * exp(log_u)``.
 
     Parameters
