@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from tunecast.models.errors import TunecastError
+from tunecast.models.hierarchy.predict import Draws
 
 COVERAGES = (0.5, 0.8, 0.9, 0.95)
 BAND = 0.95  # probability of the binomial band around a nominal coverage
@@ -37,34 +38,15 @@ def crps(draws: np.ndarray, observed: np.ndarray) -> np.ndarray:
     return np.abs(draws - observed).mean(axis=0) - spread
 
 
-def log_score(draws: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Return the log predictive density at the observation, shape (n,), higher is better.
-
-    The density is a Gaussian kernel estimate with Silverman's bandwidth, mixed with a wide normal
-    of weight 1/1000 so that one observation outside the draws costs a bounded amount.
-    """
-    n = len(draws)
-    sd = draws.std(axis=0) + 1e-12
-    low, high = np.quantile(draws, [0.25, 0.75], axis=0)
-    width = 0.9 * np.minimum(sd, (high - low) / 1.34 + 1e-12) * n**-0.2
-    kernel = _normal_pdf((draws - observed) / width) / width
-    far = _normal_pdf((observed - draws.mean(axis=0)) / (5 * sd)) / (5 * sd)
-    return np.log(0.999 * kernel.mean(axis=0) + 0.001 * far + 1e-300)
-
-
-def _normal_pdf(z: np.ndarray) -> np.ndarray:
-    return np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
-
-
 def score_draws(
-    draws: np.ndarray, observed: np.ndarray, groups: pd.DataFrame | None = None
+    draws: Draws, observed: np.ndarray, groups: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Return the scores of predictive draws of the loss, over all rows and by group.
+    """Return the scores of posterior predictive draws, over all rows and by group.
 
     Parameters
     ----------
-    draws : ndarray, shape (draws, n)
-        Predictive draws of a new run's loss, in nats.
+    draws : Draws
+        For n targets. The log score is exact: the log of their mixture density.
     observed : ndarray, shape (n,)
         Losses reached, in nats.
     groups : DataFrame of n rows, optional
@@ -77,12 +59,33 @@ def score_draws(
         coverage, the band that a calibrated forecast of independent rows stays in with
         probability 0.95.
     """
-    x, y = np.log(draws), np.log(observed)
+    y = np.log(observed)
+    return score_ensemble(np.log(draws.loss), y, draws.log_density(y), groups)
+
+
+def score_ensemble(
+    log_draws: np.ndarray,
+    log_observed: np.ndarray,
+    log_density: np.ndarray,
+    groups: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Return the scores of any ensemble of log losses; see `score_draws`.
+
+    Parameters
+    ----------
+    log_draws : ndarray, shape (draws, n)
+        Predictive draws of log losses.
+    log_observed : ndarray, shape (n,)
+        Log losses reached.
+    log_density : ndarray, shape (n,)
+        Log predictive density of each.
+    groups : DataFrame of n rows, optional
+        Each column is scored by its levels.
+    """
+    x, y = log_draws, log_observed
     each: dict[str, np.ndarray] = {
-        "crps": crps(x, y),
-        "error": x.mean(axis=0) - y,
-        "log_score": log_score(x, y),
-    }
+        "crps": crps(x, y), "error": x.mean(axis=0) - y, "log_score": log_density
+    }  # fmt: skip
     for nominal in COVERAGES:
         low, high = np.quantile(x, [(1 - nominal) / 2, (1 + nominal) / 2], axis=0)
         each[_cover(nominal)] = (low <= y) & (y <= high)
@@ -155,7 +158,7 @@ def score_table(
         "crps": np.mean(pinball, axis=0),
         "error": np.log(both["loss_q50"].to_numpy(float)) - y,
         # d log L = dL / L turns the density of the loss into that of its logarithm.
-        "log_score": np.log(_normal_pdf(z) / sd + 1e-300) + y,
+        "log_score": -0.5 * (z * z + np.log(2 * np.pi)) - np.log(sd) + y,
         "cover50": both["loss"].between(both["loss_q25"], both["loss_q75"]).to_numpy(),
         "cover90": both["loss"].between(both["loss_q05"], both["loss_q95"]).to_numpy(),
     }

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 
 from tunecast.models.errors import TunecastError
-from tunecast.models.fits import Diagnostics, Member
-from tunecast.models.hierarchy import replay
+from tunecast.models.hierarchy.priors import Priors
+from tunecast.models.hierarchy.table import index_runs, spec_of
+from tunecast.models.hierarchy.targets import check_targets
+from tunecast.models.inference.diagnostics import Diagnostics, worst
+from tunecast.models.inference.posterior import Posterior
+from tunecast.models.inference.sampling import sample
 from tunecast.models.laws import LAWS
-from tunecast.models.layout import lay_out
-from tunecast.models.predict import Predictor, check_targets
-from tunecast.models.priors import PriorTable
-from tunecast.models.scoring import log_score
 
 SET_ASIDE = 1 / 3  # of the distinct data sizes of each cell
 LEAST_WEIGHT = 0.01
@@ -41,7 +41,7 @@ def split_future(runs: pd.DataFrame, cell: tuple[str, ...], data: str) -> pd.Ser
     return future
 
 
-def weigh(log_densities: np.ndarray, steps: int = 2000) -> np.ndarray:
+def stacking_weights(log_densities: np.ndarray, steps: int = 2000) -> np.ndarray:
     """Return the weights, shape (laws,), that maximise the mixture's log score.
 
     Parameters
@@ -62,11 +62,11 @@ def weigh(log_densities: np.ndarray, steps: int = 2000) -> np.ndarray:
 def stacked(
     runs: pd.DataFrame,
     ask: Mapping[str, Any],
-    priors: PriorTable,
+    priors: Priors,
     options: Mapping[str, int],
     progress: bool,
     retry: bool,
-) -> tuple[tuple[Member, ...], Diagnostics, dict[str, float]]:
+) -> tuple[tuple[Posterior, ...], Diagnostics, dict[str, float]]:
     """Return the laws in use with weights, the worst diagnostics, and each law's mean log score.
 
     Raises
@@ -74,10 +74,8 @@ def stacked(
     TunecastError
         When no cell has four data sizes, so that nothing can be set aside.
     """
-    from tunecast.models.inference import question_of, sample, worst
-
-    questions = {law: question_of(runs, law=law, **ask) for law in LAWS}
-    first = next(iter(questions.values()))
+    specs = {law: spec_of(runs, law=law, **ask) for law in LAWS}
+    first = next(iter(specs.values()))
     future = split_future(runs, first.cell, first.data)
     if not future.any():
         raise TunecastError(
@@ -86,22 +84,22 @@ def stacked(
         )
     past, later = runs[~future].reset_index(drop=True), runs[future].reset_index(drop=True)
     columns = []
-    for question in questions.values():
-        layout = lay_out(past, question)
-        posterior, _ = sample(layout, priors, **options, progress=progress, retry=False)
-        predictor = Predictor(layout, priors, replay(layout, priors, posterior), options["seed"])
-        draws = predictor.draws(check_targets(later, layout))
-        columns.append(log_score(np.log(draws.loss), np.log(later["loss"].to_numpy(float))))
-    weights = weigh(np.array(columns).T)
-    scores = {law: float(c.mean()) for law, c in zip(questions, columns, strict=True)}
+    for spec in specs.values():
+        table = index_runs(past, spec)
+        chains = sample(table, priors, **options, progress=progress, retry=False)
+        predictor = Posterior(table, priors, chains.draws).predictor(options["seed"])
+        draws = predictor.draws(check_targets(later, table))
+        columns.append(draws.log_density(np.log(later["loss"].to_numpy(float))))
+    weights = stacking_weights(np.array(columns).T)
+    scores = {law: float(c.mean()) for law, c in zip(specs, columns, strict=True)}
     weights = np.where(weights < LEAST_WEIGHT, 0, weights)
     weights = weights / weights.sum()
-    members, found = [], []
-    for (_, question), weight in zip(questions.items(), weights, strict=True):
+    posteriors, found = [], []
+    for spec, weight in zip(specs.values(), weights, strict=True):
         if weight == 0:
             continue
-        layout = lay_out(runs, question)
-        posterior, diagnostics = sample(layout, priors, **options, progress=progress, retry=retry)
-        members.append(Member(layout, priors, posterior, float(weight)))
-        found.append(diagnostics)
-    return tuple(members), worst(found), scores
+        table = index_runs(runs, spec)
+        chains = sample(table, priors, **options, progress=progress, retry=retry)
+        posteriors.append(Posterior(table, priors, chains.draws, chains.statistics, float(weight)))
+        found.append(chains.diagnostics)
+    return tuple(posteriors), worst(found), scores

@@ -1,0 +1,1 @@
+"""From the model to posterior draws, with the diagnostics that say whether to trust them."""

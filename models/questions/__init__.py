@@ -1,0 +1,1 @@
+"""The questions that draws answer: forecasts, comparisons, crossovers, scores. Tables in and out."""

@@ -1,0 +1,64 @@
+"""What a question is asked of: whatever makes posterior predictive draws for targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import pandas as pd
+
+from tunecast.models.errors import TunecastError
+from tunecast.models.hierarchy.predict import Draws
+from tunecast.models.hierarchy.table import Spec
+from tunecast.models.inference.diagnostics import Diagnostics
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class Forecaster(Protocol):
+    """What a question needs; `tunecast.models.Fit` has it."""
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """The runs that were fitted."""
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        """Where the draws come from: at least ``seed``, and ``simulated`` for simulated runs."""
+
+    @property
+    def diagnostics(self) -> Diagnostics:
+        """Of the sampling."""
+
+    @property
+    def spec(self) -> Spec:
+        """Columns that targets have."""
+
+    def draws(self, targets: pd.DataFrame, *, seed: int | None = None) -> Draws:
+        """Return posterior predictive draws for a table of targets."""
+
+
+def marked(table: pd.DataFrame, fit: Forecaster) -> pd.DataFrame:
+    """Return an answer with the marks that it must carry, in place."""
+    table["converged"] = fit.diagnostics.converged
+    if fit.info.get("simulated"):
+        table["simulated"] = True
+    return table
+
+
+def methods_of(fit: Forecaster) -> list[str]:
+    """Return the methods in the runs of a fit."""
+    return sorted(fit.runs["method"].astype(str).unique())
+
+
+def check_method(fit: Forecaster, method: str) -> None:
+    """Refuse a method that the runs do not have.
+
+    Raises
+    ------
+    TunecastError
+        One sentence that lists those they have.
+    """
+    known = methods_of(fit)
+    if method not in known:
+        raise TunecastError(f"unknown method '{method}': the runs have {', '.join(known)}")
