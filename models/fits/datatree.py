@@ -26,6 +26,7 @@ from tunecast.models.laws.positive import NumPy
 
 PRIOR_DRAWS = 500
 OBSERVED = "log_loss"
+MOST = 1e70  # of an amplitude or a data size in raw units
 
 
 def datatree_of(posteriors: Sequence[Posterior], runs: pd.DataFrame, seed: int) -> xr.DataTree:
@@ -87,8 +88,17 @@ def _groups(posterior: Posterior, runs: pd.DataFrame, seed: int) -> dict[str, xr
 
 
 def _unknowns(found: Backend) -> dict[str, np.ndarray]:
-    """Return everything but what there is one of for each run."""
-    return {k: v for k, v in found.values.items() if "run" not in found.dims[k]}
+    """Return everything but what there is one of for each run.
+
+    Amplitudes and data sizes are bounded: where an exponent is near 0 or huge, draws of them in raw
+    units are beyond any number, or the powers of them in summaries are.
+    """
+    unbounded = {p.name for p in found.table.law.parameters if p.scales_with}
+    return {
+        k: np.clip(v, 1 / MOST, MOST) if k in unbounded else v
+        for k, v in found.values.items()
+        if "run" not in found.dims[k]
+    }
 
 
 def _labelled(
