@@ -1,1 +1,1 @@
-"""The model's log density and gradient as machine code; the folder may go without any answer changing."""
+"""The model's log density as machine code. The folder may go without any answer changing."""

@@ -161,14 +161,11 @@ class Recording:
     ----------
     program : Program
         What computes its log density and gradient.
-    constants : mapping of str to ndarray
-        Arrays among its inputs that are the same for all tables.
     shapes : mapping of str to tuple of (int or str)
         Sizes of each input and variable that it takes: numbers, and symbols of the program.
     """
 
     program: Program
-    constants: Mapping[str, np.ndarray]
     shapes: Mapping[str, tuple[Size, ...]]
 
 
@@ -204,7 +201,7 @@ def record(table: Table, priors: Priors) -> Recording:
     program = write(tape, total, list(found.variables.values()), integers)
     used = {*program.inputs, *program.unknowns}
     shapes = {n.detail: tape.sizes(n) for n in tape.nodes if n.kind == "input" and n.detail in used}
-    return Recording(program, tape.arrays, shapes)
+    return Recording(program, shapes)
 
 
 _RECORDED: dict[Hashable, Recording] = {}  # a recording takes a fifth of the shortest fits
@@ -253,7 +250,7 @@ def compiled_density(table: Table, priors: Priors) -> Any:
         compiled_logp_func=_Function(code.density, code),  # type: ignore[arg-type]
         compiled_expand_func=_Function(code.identity, code),  # type: ignore[arg-type]
         initial_point_func=start,
-        shared_data=held,
+        shared_data=dict(held),
         shared_var_keys={},
         user_data=numbers,
         n_expanded=taken.size,
@@ -270,10 +267,9 @@ def compiled_density(table: Table, priors: Priors) -> Any:
     return model
 
 
-def _numbers(recording: Recording, taken: Inputs) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _numbers(recording: Recording, taken: Inputs) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
     """Return the arrays that a program takes, and its ``numbers``, which point to them."""
-    held = {**taken.numbers, **recording.constants}
-    known: dict[Size, int] = {}
+    held, known = taken.numbers, dict[Size, int]()
     shapes = {**{name: v.shape for name, v in held.items()}, **taken.shapes}
     for name, sizes in recording.shapes.items():
         for symbol, size in zip(sizes, shapes[name], strict=True):

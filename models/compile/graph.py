@@ -1,8 +1,9 @@
-"""Arithmetic on arrays, recorded instead of done: the model as a graph, and its gradient.
+"""Arithmetic on arrays, recorded instead of done: the model as a graph.
 
-`tunecast.models.hierarchy` computes with whatever it is given. Given the nodes of a `Tape` it
-leaves behind a graph of few kinds of node, small enough that the rules of reverse differentiation
-and of code generation (`tunecast.models.compile.program`) are one each:
+The model computes with whatever it is given. Given the nodes of a `Tape` it leaves behind a graph
+of few kinds of node, small enough that the rules of reverse differentiation
+(`tunecast.models.compile.gradient`) and of code generation (`tunecast.models.compile.program`) are
+one each:
 
 * a number, or an input array;
 * an elementwise operation on arrays of one shape;
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any
@@ -167,20 +168,6 @@ class Node:
         return self.tape.total([(self, tuple(Loop(k) for k in kept))], shape)
 
 
-# The derivative of each operation by each argument, from its value and arguments.
-_SLOPES: dict[str, Callable[..., tuple[Any, ...]]] = {
-    "add": lambda out, a, b: (1.0, 1.0),
-    "sub": lambda out, a, b: (1.0, -1.0),
-    "mul": lambda out, a, b: (b, a),
-    "div": lambda out, a, b: (1.0 / b, -out / b),
-    "neg": lambda out, a: (-1.0,),
-    "exp": lambda out, a: (out,),
-    "log": lambda out, a: (1.0 / a,),
-    "sqrt": lambda out, a: (0.5 / out,),
-    "softplus": lambda out, a: (1.0 / (1.0 + a.tape.exp(-a)),),
-    "clip": lambda out, a, low, high: (a.tape.apply("within", a, low, high), 0.0, 0.0),
-}
-
 _NUMBERS: dict[str, Callable[..., float]] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -203,7 +190,6 @@ class Tape:
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
-        self.arrays: dict[str, np.ndarray] = {}
         self._known: dict[Any, Node] = {}
         self._same: dict[str, Size] = {}
 
@@ -246,26 +232,29 @@ class Tape:
         return self._record("number", (), (), float(value))
 
     def node(self, value: Any) -> Node:
-        """Return a value as a node; an array becomes an input that is the same for all tables."""
+        """Return a value as a node.
+
+        Raises
+        ------
+        TypeError
+            For an array: recorded as a constant, it would be taken for that of every table.
+        """
         if isinstance(value, Node):
             return value
-        if np.ndim(value) == 0:
-            return self.number(float(value))
-        same = (name for name, array in self.arrays.items() if np.array_equal(array, value))
-        name = next(same, f"constant {len(self.arrays)}")
-        self.arrays[name] = np.ascontiguousarray(value, dtype=float)
-        return self.input(name, np.shape(value))
+        if np.ndim(value):
+            raise TypeError(f"an array of shape {np.shape(value)} is no input of the graph")
+        return self.number(float(value))
 
     def read(self, source: Node, places: Places, shape: tuple[Size, ...]) -> Node:
         """Return an array of a shape, read from places in another."""
-        if source.kind == "number" or self._covers(source, places, shape):
+        if source.kind == "number" or self.covers(source, places, shape):
             return source
         return self._record("read", (source,), shape, places)
 
-    def _covers(self, node: Node, places: Places, shape: tuple[Size, ...]) -> bool:
+    def covers(self, node: Node, places: Places, shape: tuple[Size, ...]) -> bool:
         """Whether places lead each element of a node to the same one of an array of a shape."""
         return (
-            places == _here(shape)
+            places == here(shape)
             and len(node.shape) == len(shape)
             and all(self.size(a) == self.size(b) for a, b in zip(node.shape, shape, strict=True))
         )
@@ -274,6 +263,12 @@ class Tape:
         """Return zeros of a shape, to which each part is added in its places."""
         args, places = zip(*parts, strict=True)
         return self._record("sum", args, shape, places)
+
+    def filled(self, value: Node, shape: tuple[Size, ...]) -> Node:
+        """Return an array of a shape also where the value is a number."""
+        if value.kind != "number":
+            return value
+        return self._record("read", (value,), shape, ())
 
     def spread(self, value: Node, shape: tuple[Size, ...]) -> Node:
         """Return an array broadcast to a shape, by NumPy's rules."""
@@ -402,89 +397,12 @@ class Tape:
         half_log_tau = 0.5 * math.log(2 * math.pi)
         return (y - 0.5) * self.log(y) - y + half_log_tau + tail / y - self.log(below)
 
-    def gradient(self, total: Node, unknowns: Sequence[Node]) -> list[Node]:
-        """Return the derivative of a scalar by each of the unknowns, in their shapes."""
-        upstream = ancestors([total])
-        moving = set(unknowns)
-        for node in upstream:
-            if any(a in moving for a in node.args):
-                moving.add(node)
-        found: dict[Node, list[tuple[Node, Places]]] = {total: [(self.number(1.0), ())]}
-        for node in reversed(upstream):
-            if node not in moving or node not in found or not node.args:
-                continue
-            slope = self._collected(node, found[node])
-            for arg, part in zip(node.args, self._passed_on(node, slope), strict=True):
-                if arg in moving and part is not None:
-                    found.setdefault(arg, []).append(part)
-        return [self._collected(u, found.get(u, [])) for u in unknowns]
-
-    def _collected(self, node: Node, parts: Sequence[tuple[Node, Places]]) -> Node:
-        own: Node = self.number(0.0)
-        added = []
-        for part, places in parts:
-            if part.kind == "number" or self._covers(part, places, node.shape):
-                own = own + part
-            else:
-                added.append((part, places))
-        if not added:
-            return own
-        if own.kind != "number" or own.detail != 0:
-            added.append((self.filled(own, node.shape), _here(node.shape)))
-        return self.total(added, node.shape)
-
-    def filled(self, value: Node, shape: tuple[Size, ...]) -> Node:
-        """Return an array of a shape also where the value is a number."""
-        if value.kind != "number":
-            return value
-        return self._record("read", (value,), shape, ())
-
-    def _passed_on(self, node: Node, slope: Node) -> list[tuple[Node, Places] | None]:
-        """Return what a node's slope adds to those of its arguments, and where.
-
-        A number is added to all elements.
-        """
-        if node.kind == "read":
-            return [(self.filled(slope, node.shape), node.detail)]
-        if node.kind == "sum":
-            return [
-                (self.read(slope, places, arg.shape), _here(arg.shape))
-                for arg, places in zip(node.args, node.detail, strict=True)
-            ]
-        here = _here(node.shape)
-        return [
-            None if isinstance(by, float) and by == 0 else (self.apply("mul", slope, by), here)
-            for by in _SLOPES[node.kind](node, *node.args)
-        ]
-
 
 def _how(node: Node) -> tuple[Any, ...]:
     """Return what distinguishes reads, apart from the array that is read."""
     return node.kind, node.detail, node.shape, [a.shape for a in node.args]
 
 
-def _here(shape: Sequence[Size]) -> Places:
+def here(shape: Sequence[Size]) -> Places:
+    """Return the places of an array that lead each element to itself."""
     return tuple(Loop(k) for k in range(len(shape)))
-
-
-def ancestors(outputs: Sequence[Node]) -> list[Node]:
-    """Return all nodes that outputs are computed from, arguments first, outputs included."""
-    found: dict[int, Node] = {}
-    waiting = list(outputs)
-    while waiting:
-        node = waiting.pop()
-        if node.index not in found:
-            found[node.index] = node
-            waiting += [*node.args, *_tables_of(node)]
-    return [found[k] for k in sorted(found)]
-
-
-def _tables_of(node: Node) -> list[Node]:
-    """Return the arrays of integers by which a node finds its places."""
-    every: Mapping[str, Any] = {"read": [node.detail], "sum": node.detail}
-    return [
-        place.table
-        for places in every.get(node.kind, ())
-        for place in places
-        if isinstance(place, Listed)
-    ]

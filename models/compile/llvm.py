@@ -52,7 +52,7 @@ def code(text: str) -> Code:
 
 
 def evaluated(density: int, x: np.ndarray, numbers: np.ndarray) -> tuple[int, float, np.ndarray]:
-    """Call a density; return its code (`tunecast.models.compile.program.Program`), value and gradient.
+    """Call a density; return its code (see `program.Program`), value and gradient.
 
     Parameters
     ----------

@@ -1,18 +1,20 @@
 """A recorded scalar and its gradient as a program in LLVM's intermediate language.
 
-The graph of a `tunecast.models.compile.graph.Tape` becomes loops over arrays of one shape, in each of which
-as many nodes as possible are computed. A call asks for one block of memory. Sizes of dimensions
+The graph of a `tunecast.models.compile.graph.Tape` becomes loops over arrays of one shape
+(`tunecast.models.compile.schedule`). A call asks for one block of memory. Sizes of dimensions
 are inputs, so a program serves every table of a structure.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunecast.models.compile.graph import At, Listed, Loop, Node, Places, Size, Tape, ancestors
+from tunecast.models.compile.gradient import ancestors, gradient
+from tunecast.models.compile.graph import At, Listed, Loop, Node, Places, Size, Tape
+from tunecast.models.compile.schedule import Step, groups_of
 
 
 @dataclass(frozen=True)
@@ -55,23 +57,9 @@ def write(tape: Tape, value: Node, unknowns: Sequence[Node], integers: set[str])
     """
     slopes = [
         tape.filled(s, u.shape)
-        for s, u in zip(tape.gradient(value, unknowns), unknowns, strict=True)
+        for s, u in zip(gradient(tape, value, unknowns), unknowns, strict=True)
     ]
     return _Writer(tape, value, list(unknowns), slopes, integers).program()
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One thing to do in a loop: compute a node, or add an argument of a sum to it."""
-
-    node: Node
-    part: int | None
-    shape: tuple[Size, ...]
-
-    @property
-    def added(self) -> Node:
-        assert self.part is not None
-        return self.node.args[self.part]
 
 
 @dataclass
@@ -94,59 +82,6 @@ class _Writer:
         self.inputs = tuple(dict.fromkeys(read))
         symbols = [s for n in self.nodes for s in self.tape.sizes(n) if isinstance(s, str)]
         self.symbols = tuple(dict.fromkeys(symbols))
-
-    # ------------------------------------------------------------------ order
-
-    def _steps(self) -> list[_Step]:
-        steps = []
-        for node in self.nodes:
-            if node.kind == "sum":
-                steps += [_Step(node, i, self.tape.sizes(a)) for i, a in enumerate(node.args)]
-            elif node.kind not in ("number", "input"):
-                steps.append(_Step(node, None, self.tape.sizes(node)))
-        return steps
-
-    def _groups(self) -> Iterator[list[_Step]]:
-        """Yield steps that one loop can do, in an order in which each finds what it needs.
-
-        Shapes that came up first go first, as long as anything can be done in them: those are the
-        small ones, and loops over rows then do much at once.
-        """
-        waiting = self._steps()
-        rank = {s.shape: -i for i, s in reversed(list(enumerate(waiting)))}
-        parts = {n: len(n.args) for n in self.nodes if n.kind == "sum"}
-        done = {n for n in self.nodes if n.kind in ("number", "input")}
-        while waiting:
-            ready = {s.shape for s in waiting if self._ready(s, done, set())}
-            shape = max(ready, key=lambda s: rank[s])
-            group, inside = [], set[Node]()
-            rest = []
-            for step in waiting:
-                if step.shape == shape and self._ready(step, done, inside):
-                    group.append(step)
-                    if step.part is None:
-                        inside.add(step.node)
-                else:
-                    rest.append(step)
-            waiting = rest
-            done |= inside
-            for step in group:
-                if step.part is not None:
-                    parts[step.node] -= 1
-                    if not parts[step.node]:
-                        done.add(step.node)
-            yield group
-
-    def _ready(self, step: _Step, done: set[Node], inside: set[Node]) -> bool:
-        """Whether a step finds what it needs: from earlier loops, or in the same round of its own.
-
-        A place of another element cannot be read in the loop that fills the array.
-        """
-        if step.part is not None:
-            return step.added in done or step.added in inside
-        if step.node.kind == "read":
-            return step.node.args[0] in done
-        return all(a in done or a in inside for a in step.node.args)
 
     # ------------------------------------------------------------------ text
 
@@ -266,7 +201,7 @@ class _Writer:
             self.lines.append(f"  br i1 %more{name}, label %{name}, label %after{name}")
             self._begin(f"after{name}")
 
-    def _group(self, group: Sequence[_Step], kept: set[Node]) -> str:
+    def _group(self, group: Sequence[Step], kept: set[Node]) -> str:
         """Write the function of a group; return the call of it.
 
         Functions of their own compile faster than one for all, and tell LLVM that the arrays which
@@ -307,7 +242,7 @@ class _Writer:
         return f"  call void {name}({given})"
 
     def program(self) -> Program:
-        groups = list(self._groups())
+        groups = list(groups_of(self.tape, self.nodes))
         home = {s.node: k for k, group in enumerate(groups) for s in group if s.part is None}
         kept = {self.value, *self.slopes}
         for k, group in enumerate(groups):

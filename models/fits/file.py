@@ -52,7 +52,7 @@ def content(
 ) -> bytes:
     """Return what a fit's file holds."""
     # xarray takes a while to import, and reading does without.
-    from tunecast.models.fits.datatree import datatree_of, dataset_of_frame
+    from tunecast.models.fits.datatree import dataset_of_frame, datatree_of
 
     tree = datatree_of(posteriors, runs, int(info["seed"]))
     tree["runs"] = dataset_of_frame(runs)

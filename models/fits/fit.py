@@ -104,9 +104,7 @@ class Fit:
         parts = [p.draws(ready) for p in self._predictors[seed]]
         if len(parts) == 1:
             return parts[0]
-        picks = [
-            spread_out(p.size, round(p.weight * p.size)) for p in self.posteriors
-        ]
+        picks = [spread_out(p.size, round(p.weight * p.size)) for p in self.posteriors]
         return mixed(parts, picks)
 
     def forecast(self, targets: pd.DataFrame, *, seed: int | None = None) -> pd.DataFrame:
@@ -133,9 +131,7 @@ class Fit:
 
     def thinned(self, draws: int) -> Fit:
         """Return the fit with at most so many posterior draws of each law, over all chains."""
-        few = [
-            p.taken(spread_out(p.size, draws)) if p.size > draws else p for p in self.posteriors
-        ]
+        few = [p.taken(spread_out(p.size, draws)) if p.size > draws else p for p in self.posteriors]
         return replace(self, posteriors=tuple(few), _predictors={})
 
     def summary(self) -> pd.DataFrame:

@@ -88,7 +88,9 @@ class Backend(ABC):
                 whole = [part[..., None, :] for part in value.values()]
                 self.deterministic(name, self.xp.concatenate(whole, axis=-2), "factor", "cell")
 
-    def observe(self, name: str, value: Any, nu: Any, mu: Any, sigma: Any, *dims: str) -> None:
+    def observe(  # noqa: B027 - most backends have no use for it
+        self, name: str, value: Any, nu: Any, mu: Any, sigma: Any, *dims: str
+    ) -> None:
         """Declare that a value was observed, with Student-t noise."""
 
     @abstractmethod

@@ -20,7 +20,7 @@ from tunecast.models.hierarchy.priors import (
     Priors,
 )
 from tunecast.models.hierarchy.table import Table
-from tunecast.models.laws.law import by_factor, expected_at, log_relative_loss, published
+from tunecast.models.laws.law import by_factor, expected_at, log_relative_loss
 
 if TYPE_CHECKING:
     from tunecast.models.hierarchy.backends import Backend

@@ -1,4 +1,4 @@
-"""The model as PyMC's: for whoever wants to draw it, change it, or sample it in a way of their own."""
+"""The model as PyMC's: for whoever wants to draw it, change it or sample it otherwise."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ class Law:
         --------
         >>> from tunecast.models import get_law
         >>> loss = get_law("multiplicative")(
-        ...     1e5, {"model_size": 16e9}, A=2119.0, alpha={"model_size": 0.3558}, beta=0.081, E=0.62
+        ...     1e5, {"model_size": 16e9}, A=2119.0, alpha={"model_size": 0.36}, beta=0.081, E=0.62
         ... )
         >>> round(loss, 3)
         0.815

@@ -16,8 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-SOURCE = "arXiv:2402.17193"
-
 
 @dataclass(frozen=True, slots=True)
 class Row:

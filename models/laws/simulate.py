@@ -14,8 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tunecast.models.laws import get_law
-from tunecast.models.published import DATA_SIZES, DEROUNDED, LANGUAGE_MODEL, MODEL_SIZES, ByCell
+from tunecast.models.laws.catalogue import get_law
+from tunecast.models.laws.published import (
+    DATA_SIZES,
+    DEROUNDED,
+    LANGUAGE_MODEL,
+    MODEL_SIZES,
+    ByCell,
+)
 from tunecast.models.runs import read_runs
 
 # All three are standard deviations of log loss, and assumptions: the paper gives no error bars. On
