@@ -34,7 +34,7 @@ slow: .venv/.dev
 lint: .venv/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy models training analysis tests benchmarks
+	$(RUN) -m mypy typings/tunecast tests benchmarks
 
 benchmarks: .venv/.modelling
 	@echo "They compare with other packages and take a while, so each is run by hand:"

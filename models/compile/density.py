@@ -6,7 +6,7 @@ code, so it depends on the model's structure alone (law, factors, groupings, whe
 has one curve) and serves all tables of a structure in a process.
 
 Code of our own making is not trusted blindly. For each table, its value and its slope in one
-direction are compared with `tunecast.models.hierarchy.backends.log_density` at a starting point.
+direction are compared with those of the density in NumPy, at a starting point.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from nutpie.compile_pymc import CompiledPyMCModel
 from tunecast.models.compile import llvm
 from tunecast.models.compile.graph import Node, Size, Tape
 from tunecast.models.compile.program import Program, write
-from tunecast.models.hierarchy.backends import (
+from tunecast.models.hierarchy.estimates import LevelEstimates, estimate
+from tunecast.models.hierarchy.geometry import Geometry
+from tunecast.models.hierarchy.model import hierarchy
+from tunecast.models.hierarchy.numpy_backends import (
     LogDensity,
     geometry_of,
     log_density,
     starting_point,
 )
-from tunecast.models.hierarchy.estimates import LevelEstimates, estimate
-from tunecast.models.hierarchy.geometry import Geometry
-from tunecast.models.hierarchy.model import hierarchy
 from tunecast.models.hierarchy.priors import Priors
 from tunecast.models.hierarchy.table import Grouping, Table
 from tunecast.models.laws.quantities import Prior
@@ -136,6 +136,9 @@ def _recorded(
 ) -> tuple[Any, Any, Any]:
     """Return what stands for the table, its prior table and the geometry of both."""
     known = estimate(table, priors)
+    t: Any
+    p: Any
+    e: Any
     t, p, e = (
         Recorded(real, name, taken, tape)
         for real, name in ((table, "table"), (priors, "priors"), (known, "estimates"))

@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tunecast.models.hierarchy.backends import Backend, log_density_of, raw, simulate_prior
+from tunecast.models.hierarchy.backend import Backend, raw
+from tunecast.models.hierarchy.numpy_backends import log_density_of, simulate_prior
 from tunecast.models.inference.posterior import Posterior
 from tunecast.models.laws.positive import NumPy
 

@@ -4,10 +4,10 @@ Geometry decides how fast a hierarchy samples, and changes nothing of what is sa
 coordinate, the unknown keeps the prior that `tunecast.models.hierarchy.model` gives it.
 
 * A cell's log loss is sampled as what its own base models show of it, its exponent of a factor as
-  the slope of log loss in that factor, its beta as the local slope ``log(-d log L / d log D)``, with
-  the effects of those base models upon them; a curve's log loss as its mean over its own data
+  the slope of log loss in that factor, its beta as the local slope ``log(-d log L / d log D)``,
+  with the effects of those base models upon them; a curve's log loss as its mean over its own data
   sizes, its beta as its local slope. Each is ``shift + lever * unknown``, where shift and lever
-  depend on unknowns drawn before.
+  depend on unknowns declared before.
 * Where runs give an estimate of that with an error, it is sampled as its distance from where prior
   and estimate together would have it, in units of the error that they leave.
 * What runs leave weakly identified is partially centred: sampled between itself (weight 1) and its
@@ -258,7 +258,7 @@ class _Level:
         return self.xp.sqrt(moved**2 + LEAST_LEVER**2)
 
     def slopes_in_factors(self) -> Any:
-        """Return what the slopes in the factors are beyond alpha's: gamma, and base models' part."""
+        """Return the slopes in the factors beyond alpha's part: gamma, and what base models add."""
         base = self.values.get("base_model_effect")
         if base is None:
             return self.mean("gamma")

@@ -2,7 +2,7 @@
 
 `hierarchy` declares every unknown with its prior and the likelihood of the runs, in the centred
 form of a textbook. What a declaration does is up to the backend that it is made with
-(`tunecast.models.hierarchy.backends`): a PyMC model, draws from the prior, the replay of saved
+(`tunecast.models.hierarchy.backend`): a PyMC model, draws from the prior, the replay of saved
 draws, the log density in NumPy, or a compiled one. How an unknown is sampled (centred, non-centred,
 in units of what its runs say) is not decided here but in `tunecast.models.hierarchy.geometry`.
 
@@ -11,8 +11,9 @@ Arrays end in the axis that the names of their dims say; draws, where there are 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tunecast.models.hierarchy.backend import Backend
 from tunecast.models.hierarchy.priors import (
     BASE_MODEL_DF,
     LOSS_SCATTER_SPREAD,
@@ -21,9 +22,6 @@ from tunecast.models.hierarchy.priors import (
 )
 from tunecast.models.hierarchy.table import Table
 from tunecast.models.laws.law import by_factor, expected_at, log_relative_loss
-
-if TYPE_CHECKING:
-    from tunecast.models.hierarchy.backends import Backend
 
 
 def hierarchy(rv: Backend, t: Table, p: Priors) -> None:

@@ -18,10 +18,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
-from tunecast.models.hierarchy.backends import Backend, log_density_of
+from tunecast.models.hierarchy.backend import Backend
 from tunecast.models.hierarchy.drift import Drift, Innovation
 from tunecast.models.hierarchy.keyed import Keyed
 from tunecast.models.hierarchy.model import hierarchy
+from tunecast.models.hierarchy.numpy_backends import log_density_of
 from tunecast.models.hierarchy.priors import Priors
 from tunecast.models.hierarchy.table import Table
 from tunecast.models.hierarchy.targets import curve_labels, index_targets
@@ -215,7 +216,7 @@ class Predictor:
         return Draws(np.exp(mean + scale * np.stack(z, axis=1)), expected, beyond, scale, df)
 
     def _drifted(self, table: Table) -> np.ndarray:
-        """Return what drift adds to each target: its task's, beyond its cell's data, and its own."""
+        """Return what drift adds to each target: its task's beyond the cell's data, and its own."""
         total = np.zeros((self.keyed.size, len(table.run_curve)))
         doublings = table.log_u / np.log(2)
         labels = curve_labels(table)

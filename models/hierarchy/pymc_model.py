@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from tunecast.models.hierarchy.backends import Backend, geometry_of
+from tunecast.models.hierarchy.backend import Backend
 from tunecast.models.hierarchy.geometry import Geometry
 from tunecast.models.hierarchy.model import hierarchy
+from tunecast.models.hierarchy.numpy_backends import geometry_of
 from tunecast.models.hierarchy.priors import Priors, get_priors
 from tunecast.models.hierarchy.table import (
     Table,

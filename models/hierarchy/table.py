@@ -238,7 +238,7 @@ class Table:
             for k, m in zip(self.curve_cell, self.curve_base, strict=True)
         ]
         if len(set(names)) < len(names):  # one base model at several values of a factor
-            values = self.x_ref * np.exp(self.curve_x)
+            values = np.exp(self.log_x_ref + self.curve_x)
             told = [", ".join(f"{v:.6g}" for v in row) for row in values]
             names = [f"{name} / {value}" for name, value in zip(names, told, strict=True)]
         return {

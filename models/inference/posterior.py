@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tunecast.models.hierarchy.backends import Replay, geometry_of, replay
 from tunecast.models.hierarchy.geometry import Geometry
+from tunecast.models.hierarchy.numpy_backends import Replay, geometry_of, replay
 from tunecast.models.hierarchy.predict import Predictor
 from tunecast.models.hierarchy.priors import Priors
 from tunecast.models.hierarchy.table import Table

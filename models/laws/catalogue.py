@@ -280,7 +280,7 @@ BROKEN = Law(
         LOGIT_FLOOR, *BY_FACTOR, LOG_BREAK, LOG_STEEPER, LOG_WIDTH, ALPHA, LOG_LOSS_REF, LOG_BETA,
     ),
     at_reference=_broken_at_reference,
-    latex=r"L = A \prod_k X_k^{-\alpha_k} D^{-\beta} (1 + (D / D_b)^{1/f})^{(\beta - \beta_2) f} + E",
+    latex=r"L = A \prod_k X_k^{-\alpha_k} D^{-\beta} (1 + (D / D_b)^{1/f})^{(\beta-\beta_2) f} + E",
     reference="arXiv:2210.14891 eq. 1 with one break, times a power of each factor",
     log_slope=_broken_log_slope,
 )  # fmt: skip

@@ -145,7 +145,7 @@ class Law:
         ...     1e5, {"model_size": 16e9}, A=2119.0, alpha={"model_size": 0.36}, beta=0.081, E=0.62
         ... )
         >>> round(loss, 3)
-        0.815
+        0.797
         """
         reducible = self.reducible(D, X, **_taken(self.reducible, parameters))
         if self.floor is None:

@@ -1,1 +1,1 @@
-"""The questions that draws answer: forecasts, comparisons, crossovers, scores. Tables in and out."""
+"""The questions that draws answer: forecasts, comparisons, crossovers, scores."""
