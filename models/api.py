@@ -1,6 +1,5 @@
 """The names that users import from `tunecast.models`, each listed once."""
 
-from tunecast.models.design import Plan as Plan
 from tunecast.models.design import plan as plan
 from tunecast.models.errors import TunecastError as TunecastError
 from tunecast.models.fits import Diagnostics as Diagnostics
@@ -11,9 +10,9 @@ from tunecast.models.inference import fit as fit
 from tunecast.models.laws import LAWS as LAWS
 from tunecast.models.laws import Law as Law
 from tunecast.models.laws import get_law as get_law
-from tunecast.models.pointfit import bootstrap as bootstrap
-from tunecast.models.pointfit import fit_point as fit_point
-from tunecast.models.pointfit import fit_two_stage as fit_two_stage
+from tunecast.models.planning import Plan as Plan
+from tunecast.models.pointfits import bootstrap as bootstrap
+from tunecast.models.pointfits import fit_point as fit_point
 from tunecast.models.predict import Draws as Draws
 from tunecast.models.priors import PRIORS as PRIORS
 from tunecast.models.questions import backtest as backtest
