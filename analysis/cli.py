@@ -460,7 +460,7 @@ def plan(
     --examples and --base-model list.
     """
     from tunecast.analysis.tables import read_table, show
-    from tunecast.models.design import plan as plan_runs
+    from tunecast.models import plan as plan_runs
 
     result = _load(fit_file, output, plot)
     options = _target_options(task, method, model_size, examples, base_model)
@@ -504,9 +504,10 @@ def plan(
 
 def _greedy_note(answer: Plan) -> str:
     batch = answer.batch
+    rises = batch.submodularity_violations
     grew = (
-        f"; gains rose {batch.risen} times as runs were added, so that is a guide, not a bound"
-        if batch.risen
+        f"; gains rose {rises} times as runs were added, so that is a guide, not a bound"
+        if rises
         else ""
     )
     of = " about the differences between the methods" if answer.goal == "winner" else ""

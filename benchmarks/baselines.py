@@ -38,7 +38,7 @@ import numpy.typing as npt
 import pandas as pd
 from data import FAMILIES, rectified_ft
 
-from tunecast.models.pointfit import bootstrap, fit_point
+from tunecast.models.pointfits import bootstrap, fit_point
 
 type Array = npt.NDArray[np.float64]
 

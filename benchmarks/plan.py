@@ -33,28 +33,19 @@ from matplotlib.ticker import NullLocator
 from resume import save
 
 from tunecast.models import load_fit
-from tunecast.models.design import (
-    contests_of,
-    joint_draws,
-    parameter_blocks,
-    plan,
-    ready_candidates,
-    ready_targets,
-    thinned,
-)
+from tunecast.models.design import PlannableFit, plannable
 from tunecast.models.files import write_atomically
-from tunecast.models.fits import Fit
-from tunecast.models.information import (
-    Contests,
-    Goal,
-    Nested,
-    Outcomes,
-    Values,
-    along,
-    choose,
-    differences,
-    regression,
+from tunecast.models.planning import plan
+from tunecast.models.planning.batch import greedy_batch
+from tunecast.models.planning.candidates import (
+    comparison_rows,
+    complete_candidates,
+    complete_targets,
 )
+from tunecast.models.planning.goals import GOALS, ContinuousGoal, Goal, make_goal
+from tunecast.models.planning.nested import NestedMonteCarlo
+from tunecast.models.planning.outcomes import Outcomes, joint_predictive_draws
+from tunecast.models.planning.regression import conditional_gains, gain_estimator
 
 SEED = 0
 NUISANCE, NOISE = 0.8, 0.5  # of an outcome y = g + NUISANCE u + NOISE e; all standard normal
@@ -76,14 +67,14 @@ def closed_form() -> dict[str, Any]:
             outcomes = Outcomes(
                 (g + NUISANCE * u)[:, None], np.full((DRAWS, 1), NOISE), np.full(DRAWS, np.inf)
             )
-            goal = Values((g[:, None],))
+            goal = ContinuousGoal((g[:, None],))
             estimate = (
-                along(outcomes, goal, [0], seed)[0]
+                conditional_gains(outcomes, goal, [0], seed)[0]
                 if name == "regression"
-                else Nested(outcomes, goal, np.random.default_rng([seed, 1])).gain(0)
+                else NestedMonteCarlo(outcomes, goal, np.random.default_rng([seed, 1])).gain(0)
             )
             gains.append(estimate.gain)
-            errors.append(estimate.error)
+            errors.append(estimate.mcse)
         found[name] = _accuracy(np.array(gains), time.perf_counter() - began)
         z = (np.array(gains) - TRUTH) / np.array(errors)
         found[name]["within_two_own_errors"] = float((np.abs(z) < 2).mean())
@@ -129,7 +120,7 @@ def pyro_nested() -> dict[str, Any]:
     return found
 
 
-def agreement(fit: Fit) -> dict[str, Any]:
+def agreement(fit: PlannableFit) -> dict[str, Any]:
     """Return both estimates for every run of a small pool, at two goals, and how they differ."""
     task = str(fit.runs["task"].iloc[0])
     largest = float(fit.runs["model_size"].max())
@@ -141,26 +132,25 @@ def agreement(fit: Fit) -> dict[str, Any]:
         for base, size in ((known, largest), ("", 2 * largest))
         for d in (200.0, 2000.0, 20000.0)
     ]
-    targets = ready_targets(fit, pd.DataFrame([place]))
-    ready = ready_candidates(fit, pd.DataFrame(rows))
-    outcomes, ahead = joint_draws(fit, ready, targets, SEED)
-    assert ahead is not None
-    contests = contests_of(fit.members[0].layout, targets)
+    targets = complete_targets(fit, pd.DataFrame([place]))
+    completed = complete_candidates(fit, pd.DataFrame(rows))
+    outcomes, at_targets = joint_predictive_draws(fit, completed, targets, SEED)
+    comparisons = comparison_rows(fit.question, targets)
     goals: dict[str, Goal] = {
-        "winner": Contests(tuple(ahead.expected[:, c] for c in contests)),
-        "forecast": Values(tuple(ahead.expected[:, [i]] for i in range(ahead.expected.shape[1]))),
+        name: make_goal(fit, name, targets, at_targets, comparisons)
+        for name in ("winner", "forecast")
     }
     found: dict[str, Any] = {}
     for name, goal in goals.items():
-        nested = Nested(outcomes, goal, np.random.default_rng([SEED, 1]))
+        nested = NestedMonteCarlo(outcomes, goal, np.random.default_rng([SEED, 1]))
         lines = []
         for i, row in enumerate(rows):
-            exact, bound = nested.gain(i), along(outcomes, goal, [i], SEED)[0]
+            exact, bound = nested.gain(i), conditional_gains(outcomes, goal, [i], SEED)[0]
             lines.append(
                 {
                     **{k: row[k] for k in ("method", "base_model", "finetune_examples")},
-                    "nested": exact.gain, "nested_se": exact.error, "ess": exact.ess,
-                    "regression": bound.gain, "regression_se": bound.error,
+                    "nested": exact.gain, "nested_se": exact.mcse, "ess": exact.ess,
+                    "regression": bound.gain, "regression_se": bound.mcse,
                 }
             )  # fmt: skip
         table = pd.DataFrame(lines)
@@ -179,7 +169,7 @@ def agreement(fit: Fit) -> dict[str, Any]:
     return found
 
 
-def candidates(fit: Fit, n: int) -> pd.DataFrame:
+def candidates(fit: PlannableFit, n: int) -> pd.DataFrame:
     """Return n runs spread over methods, new sizes and data sizes."""
     rng = np.random.default_rng(SEED)
     sizes = np.geomspace(1e5, 1e7, 20)
@@ -193,33 +183,28 @@ def candidates(fit: Fit, n: int) -> pd.DataFrame:
     )
 
 
-def speed(fit: Fit) -> dict[str, Any]:
+def speed(fit: PlannableFit) -> dict[str, Any]:
     """Return seconds of one step by goal and number of candidates, and of a batch of 20."""
-    few = thinned(fit, DRAWS)
+    few = fit.thinned(DRAWS)
     targets = pd.DataFrame(
         {"task": [fit.runs["task"].iloc[0]], "model_size": [1e7], "finetune_examples": [1e5]}
     )
-    at = ready_targets(fit, targets)
-    contests = contests_of(fit.members[0].layout, at)
+    at = complete_targets(fit, targets)
+    comparisons = comparison_rows(fit.question, at)
     found: dict[str, Any] = {"draws": len(few.members[0].belief.base_sd), "step": {}, "batch": {}}
-    for name in ("winner", "forecast", "parameters"):
+    for name in GOALS:
         found["step"][name] = {}
         for n in POOLS:
             pool, began = candidates(fit, n), time.perf_counter()
             fresh = replace(few, _predictors={})  # nothing kept from the pool before
-            ready = ready_candidates(fresh, pool)
-            outcomes, ahead = joint_draws(fresh, ready, at, SEED)
-            assert ahead is not None
-            goal = Values(tuple(ahead.expected[:, [i]] for i in range(3)))
+            completed = complete_candidates(fresh, pool)
+            outcomes, at_targets = joint_predictive_draws(fresh, completed, at, SEED)
+            asked = make_goal(fresh, name, None, at_targets, comparisons)
             if name == "winner":
-                asked = Contests(tuple(ahead.expected[:, rows] for rows in contests))
-                regression(outcomes, asked, np.random.default_rng(SEED)).screen()
-                goal = differences(asked)
-            if name == "parameters":
-                goal = Values(parameter_blocks(fresh, None))
-            start = regression(outcomes, goal, np.random.default_rng(SEED))
+                gain_estimator(outcomes, asked, np.random.default_rng(SEED)).approximate_gains()
+            start = gain_estimator(outcomes, asked.surrogate(), np.random.default_rng(SEED))
             # One run by each of both rules, as a plan does it.
-            choose(start, np.arange(1.0, n + 1), np.inf, 1, np.arange(n))
+            greedy_batch(start, np.arange(1.0, n + 1), np.inf, 1, np.arange(n))
             found["step"][name][n] = time.perf_counter() - began
             print(name, n, round(found["step"][name][n], 2), "s", flush=True)
         slope = np.polyfit(np.log(POOLS), np.log(list(found["step"][name].values())), 1)[0]
@@ -258,7 +243,7 @@ def figure(timed: dict[str, Any]) -> Figure:
 
 def main(fit_path: Path, out: Path) -> None:
     """Measure, print and save."""
-    fit = load_fit(fit_path)
+    fit = plannable(load_fit(fit_path))
     body: dict[str, Any] = {"command": "python " + " ".join(sys.argv)}
     body["closed_form"] = closed_form()
     print(body["closed_form"], flush=True)

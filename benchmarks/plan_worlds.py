@@ -31,7 +31,7 @@ import pandas as pd
 from refits import cheapest, fit_rows
 from resume import append, kept, mean_and_error, missing, save
 from strategies import BUDGETS, STRATEGIES, Market, campaign
-from worlds import METHODS, TASKS, contests, laws_of_a_world, split
+from worlds import METHODS, TASKS, comparison_targets, laws_of_a_world, split
 
 from tunecast.models.fits import Fit
 from tunecast.models.published import ByCell
@@ -92,7 +92,7 @@ def world(number: int, settings: dict[str, Any]) -> dict[str, Any]:
     task = task_of(number)
     runs = simulate(rng, laws=laws)
     pool, _ = split(runs[runs["task"] == task].reset_index(drop=True))
-    places = contests().query("task == @task").reset_index(drop=True)
+    places = comparison_targets().query("task == @task").reset_index(drop=True)
     truth = checkpoints(laws, places, rng)
     costs = costs_of(pool)
     known = cheapest(costs, round(START * len(pool)))

@@ -19,9 +19,10 @@ import numpy as np
 import pandas as pd
 from refits import fit_rows
 
-from tunecast.models.design import NothingToTell, plan
+from tunecast.models import plan
 from tunecast.models.fits import Fit, published_parameters
 from tunecast.models.laws import get_law
+from tunecast.models.planning import NothingToTell
 
 GOALS = ("winner", "forecast")
 OPTIMAL = ("D-optimal", "V-optimal")

@@ -32,7 +32,7 @@ from refits import fit_rows
 from resume import mean_and_error, repeat, save
 from scipy.stats import binom
 
-from tunecast.models.pointfit import fit_point
+from tunecast.models.pointfits import fit_point
 from tunecast.models.published import LANGUAGE_MODEL, PRINTED, ByCell, Row
 from tunecast.models.questions import compare
 from tunecast.models.scoring import BAND, COVERAGES, crps
@@ -51,7 +51,7 @@ METHODS = ("fmt", "lora", "prompt")  # in the order of `compare`
 # fine-tuning's. In between, one of the two is extrapolated.
 EXAMPLES = (1e4, 3e4, 1e5, 3e5, 1e6, 3e6)
 SHRINK = 0.5
-CLOSE = 0.02  # contests won by less than this in log loss are scored apart
+CLOSE = 0.02  # comparisons won by less than this in log loss are scored apart
 ALARM = 1e-4  # a calibrated forecaster fails a line of the table as rarely as this
 SEED = 0
 
@@ -80,7 +80,7 @@ def split(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return runs[~held_out].reset_index(drop=True), runs[held_out].reset_index(drop=True)
 
 
-def contests() -> pd.DataFrame:
+def comparison_targets() -> pd.DataFrame:
     """Return the targets at which the methods are compared: each task, each data size, at 16B."""
     rows = [
         {
@@ -96,20 +96,20 @@ def contests() -> pd.DataFrame:
 
 
 def true_losses(laws: ByCell, test: pd.DataFrame) -> np.ndarray:
-    """Return expected log losses, shape (contests, methods), with the effects of the 16B runs."""
+    """Return expected log losses, shape (targets, methods), with the effects of the 16B runs."""
     effect = np.log(test["expected_loss"] / published_loss(test, laws))
     by_curve = effect.groupby([test["task"], test["method"]]).mean()
     losses = [
-        np.log(published_loss(contests().assign(method=m), laws))
-        + by_curve.reindex([(task, m) for task in contests()["task"]]).to_numpy()
+        np.log(published_loss(comparison_targets().assign(method=m), laws))
+        + by_curve.reindex([(task, m) for task in comparison_targets()["task"]]).to_numpy()
         for m in METHODS
     ]
     return np.array(losses).T
 
 
 def point_winners(train: pd.DataFrame) -> np.ndarray:
-    """Return the winner at each contest by a least-fuss fit of each cell on its own."""
-    targets, losses = contests(), []
+    """Return the winner at each target by a least-fuss fit of each cell on its own."""
+    targets, losses = comparison_targets(), []
     for method in METHODS:
         column = np.empty(len(targets))
         for task in TASKS:
@@ -142,7 +142,7 @@ def world(number: int, settings: dict[str, Any]) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     x = np.log(fit.draws(test).loss)
     y = np.log(test["loss"].to_numpy(float))
-    table = compare(fit, contests())
+    table = compare(fit, comparison_targets())
     p_best = table["p_best"].to_numpy().reshape(-1, len(METHODS))
     truth = true_losses(laws, test)
     assert tuple(table["method"][: len(METHODS)]) == METHODS
@@ -218,8 +218,8 @@ def brier(p: np.ndarray, winner: np.ndarray) -> np.ndarray:
 
 
 def winners(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return Brier scores of p_best and its rivals, over all contests and by data size."""
-    p = np.array([r["p_best"] for r in records])  # (worlds, contests, methods)
+    """Return Brier scores of p_best and its rivals, over all targets and by data size."""
+    p = np.array([r["p_best"] for r in records])  # (worlds, targets, methods)
     truth = np.array([r["truth"] for r in records])
     point = np.eye(len(METHODS))[np.array([r["point"] for r in records])]
     rivals = {
@@ -237,7 +237,7 @@ def winners(records: list[dict[str, Any]]) -> dict[str, Any]:
             # The same worlds on both sides, so the difference is surer than either score.
             gap, gap_error = mean_and_error((score - scores["p_best"]).mean(axis=1))
             out[name] |= {"minus_p_best": gap, "minus_p_best_error": gap_error}
-    sizes = contests()["finetune_examples"].to_numpy()
+    sizes = comparison_targets()["finetune_examples"].to_numpy()
     out["by_examples"] = [
         {"examples": size} | {n: float(s[:, sizes == size].mean()) for n, s in scores.items()}
         for size in EXAMPLES

@@ -102,7 +102,7 @@ def test_a_world_is_scored_row_by_row_and_place_by_place(benchmark: Any) -> None
     assert (np.array(record["hits"]["0.5"]) <= held).all()
     assert held.sum() > half.sum()
     p_best = np.array(record["p_best"])
-    assert p_best.shape == (len(worlds.contests()), len(worlds.METHODS))
+    assert p_best.shape == (len(worlds.comparison_targets()), len(worlds.METHODS))
     np.testing.assert_allclose(p_best.sum(axis=1), 1.0, atol=1e-5)
     result = worlds.summarise([record, record | {"number": 4}])
     line = next(line for line in result["coverage"] if line["nominal"] == 0.95)

@@ -1,66 +1,43 @@
-"""Plans from a fit: what is bought, for what cost, what is refused, and the command."""
+"""Plans from a fit: what is bought, what it is expected to bring, and what is refused."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import INFO, SMALL
+from planned import METHODS, TARGETS, TASK, UNCONVERGED, candidate_pool, ladder_fit
 
-from tunecast.analysis.cli import main
-from tunecast.analysis.plan import plan_figure
-from tunecast.models.design import (
-    NothingToTell,
-    Plan,
-    costs_of,
-    joint_draws,
-    parameter_blocks,
-    plan,
-    ready_candidates,
-    ready_targets,
-    run_groups,
-)
+from tunecast.models.design import PlannableFit
 from tunecast.models.errors import TunecastError
-from tunecast.models.fits import Diagnostics, Fit
-from tunecast.models.information import WORTH
+from tunecast.models.fits import Fit
+from tunecast.models.planning import NothingToTell, Plan, plan
+from tunecast.models.planning.batch import MIN_GAIN
+from tunecast.models.planning.candidates import complete_candidates, same_runs
 from tunecast.models.priors import WEAK
-from tunecast.models.questions import targets_grid
-from tunecast.models.runs import read_runs
-
-TASK = "debian-en-de"
-METHODS = ["fmt", "lora", "prompt"]
-TARGETS = pd.DataFrame({"task": [TASK], "model_size": [4e6], "finetune_examples": [6e3]})
 
 
 @pytest.fixture(scope="module")
-def fit(believed: Callable[..., Fit]) -> Fit:
-    """The ladder with draws of the prior in the place of a posterior."""
-    return replace(believed(read_runs(SMALL), size=400), info=INFO)
+def fit(believed: Callable[..., Fit]) -> PlannableFit:
+    return ladder_fit(believed)
 
 
 @pytest.fixture(scope="module")
-def shaky(believed: Callable[..., Fit]) -> Fit:
-    """The same where checkpoints differ by far more than all else: their effects decide."""
+def shaky(believed: Callable[..., Fit]) -> PlannableFit:
+    """Where checkpoints differ by far more than all else: their effects decide."""
     priors = {**WEAK, "base_effect": replace(WEAK["base_effect"], location=2.0, scale=0.1)}
     priors["level"] = replace(WEAK["level"], scale=0.1)
-    return replace(believed(read_runs(SMALL), size=400, priors=priors), info=INFO)
+    return ladder_fit(believed, priors=priors)
 
 
 @pytest.fixture(scope="module")
 def pool() -> pd.DataFrame:
-    """Runs of each method on two sizes not seen yet, the second that of the target."""
-    return targets_grid(
-        [TASK], METHODS, model_size=[2e6, 4e6], finetune_examples=[200.0, 1000.0, 5000.0]
-    )
+    return candidate_pool()
 
 
 @pytest.fixture(scope="module")
-def answer(fit: Fit, pool: pd.DataFrame) -> Plan:
+def answer(fit: PlannableFit, pool: pd.DataFrame) -> Plan:
     return plan(fit, pool, targets=TARGETS, budget=1e11, runs=5)
 
 
@@ -102,12 +79,14 @@ def test_what_a_plan_brings(answer: Plan) -> None:
     np.testing.assert_allclose(outlook["width_after"].mean(), runs["width_after"].iloc[-1])
 
 
-def test_the_same_seed_gives_the_same_plan(fit: Fit, pool: pd.DataFrame, answer: Plan) -> None:
+def test_the_same_seed_gives_the_same_plan(
+    fit: PlannableFit, pool: pd.DataFrame, answer: Plan
+) -> None:
     again = fit.plan(pool, targets=TARGETS, budget=1e11, runs=5)
     pd.testing.assert_frame_equal(again.runs, answer.runs)
 
 
-def test_runs_on_the_targets_checkpoint_tell_most(shaky: Fit, pool: pd.DataFrame) -> None:
+def test_runs_on_the_targets_checkpoint_tell_most(shaky: PlannableFit, pool: pd.DataFrame) -> None:
     """4e6 parameters without a name are the target's own checkpoint; 2e6 are another one."""
     found = plan(shaky, pool, goal="forecast", targets=TARGETS, runs=3)
     mean = found.candidates.groupby("model_size")["gain"].mean()
@@ -119,7 +98,7 @@ def test_runs_on_the_targets_checkpoint_tell_most(shaky: Fit, pool: pd.DataFrame
     assert found.runs["gain"].iloc[1] < 0.5 * alone
 
 
-def test_forecast_and_parameters(fit: Fit, pool: pd.DataFrame) -> None:
+def test_forecast_and_parameters(fit: PlannableFit, pool: pd.DataFrame) -> None:
     target = TARGETS.assign(method="lora")
     forecast = plan(fit, pool, goal="forecast", targets=target, runs=2)
     assert forecast.runs["method"].iloc[0] == "lora"
@@ -133,38 +112,9 @@ def test_forecast_and_parameters(fit: Fit, pool: pd.DataFrame) -> None:
     assert lora.runs["method"].iloc[0] == "lora"
 
 
-def test_parameters_are_the_published_ones(fit: Fit) -> None:
-    blocks = parameter_blocks(fit, None)
-    summary = fit.summary()
-    assert len(blocks) == len(fit.members[0].layout.cells)
-    first = summary[summary["method"] == "fmt"].set_index("parameter")["q50"].drop("D_l")
-    np.testing.assert_allclose(np.median(blocks[0], axis=0)[:2], first[["beta", "E"]], rtol=1e-6)
-    assert blocks[0].shape[1] == 4
-
-
-# ------------------------------------------------------------------ sharing, and listing twice
-
-
-def test_base_models_are_shared_by_name(shaky: Fit, pool: pd.DataFrame) -> None:
-    """The effect of a checkpoint correlates its runs, and those of two checkpoints less."""
-    rows = pd.DataFrame(
-        {
-            "method": ["fmt", "lora", "lora"],
-            "base_model": ["new", "new", "other"],
-            "model_size": 4e6,
-            "finetune_examples": 1e3,
-        }
-    )
-    outcomes, _ = joint_draws(shaky, ready_candidates(shaky, rows), None, 0)
-    rank = pd.DataFrame(outcomes.expected).corr("spearman").to_numpy()
-    assert rank[0, 1] > 0.8 > 0.4 > rank[0, 2]
-    unnamed = ready_candidates(shaky, pool)
-    assert unnamed["base_model"].nunique() == 2
-    targets = ready_targets(shaky, TARGETS)
-    assert set(targets["base_model"]) < set(unnamed["base_model"])
-
-
-def test_a_run_listed_twice_is_bought_once(fit: Fit, pool: pd.DataFrame, answer: Plan) -> None:
+def test_a_run_listed_twice_is_bought_once(
+    fit: PlannableFit, pool: pd.DataFrame, answer: Plan
+) -> None:
     double = pd.concat([pool, pool], ignore_index=True)
     again = plan(fit, double, targets=TARGETS, budget=1e11, runs=5)
     keys = ["method", "model_size", "finetune_examples"]
@@ -174,44 +124,15 @@ def test_a_run_listed_twice_is_bought_once(fit: Fit, pool: pd.DataFrame, answer:
     )
     # Control: with seeds they are replicates, and these may both be bought.
     seeds = double.assign(seed=np.repeat([0, 1], len(pool)))
-    layout = fit.members[0].layout
-    assert len(set(run_groups(layout, ready_candidates(fit, seeds)))) == len(double)
-    assert len(set(run_groups(layout, ready_candidates(fit, double)))) == len(pool)
+    columns = fit.question
+    assert len(set(same_runs(columns, complete_candidates(fit, seeds)))) == len(double)
+    assert len(set(same_runs(columns, complete_candidates(fit, double)))) == len(pool)
 
 
-def test_replicates_cost_more_and_hide_less(fit: Fit, pool: pd.DataFrame) -> None:
-    one, four = (ready_candidates(fit, pool.assign(replicates=n)) for n in (1, 4))
-    (a, _), (b, _) = (joint_draws(fit, table, None, 0) for table in (one, four))
-    np.testing.assert_allclose(b.scale, a.scale / 2)
-    np.testing.assert_array_equal(b.expected, a.expected)
-    both = [costs_of(fit, table, pool, None, 1.0)[0] for table in (one, four)]
-    np.testing.assert_allclose(both[1], 4 * both[0])
+# ------------------------------------------------------------------ budgets
 
 
-# ------------------------------------------------------------------ costs
-
-
-def test_costs_from_a_column_from_runs_and_from_sizes(fit: Fit, pool: pd.DataFrame) -> None:
-    ready = ready_candidates(fit, pool)
-    given = pool.assign(cost=np.arange(1.0, len(pool) + 1))
-    costs, source = costs_of(fit, ready_candidates(fit, given), given, None, 1.0)
-    np.testing.assert_array_equal(costs, given["cost"])
-    assert "column 'cost'" in source
-    tokens, source = costs_of(fit, ready, pool, "6ND", 50.0)
-    np.testing.assert_allclose(tokens, 300 * pool["model_size"] * pool["finetune_examples"])
-    assert "50 tokens" in source
-    runs = fit.runs
-    level = runs["method"].map({"fmt": 3.0, "lora": 1.0, "prompt": 2.0})
-    seconds = level * runs["model_size"] ** 0.7 * runs["finetune_examples"] ** 0.9
-    timed = replace(fit, runs=runs.assign(gpu_seconds=seconds))
-    costs, source = costs_of(timed, ready, pool, None, 1.0)
-    level = pool["method"].map({"fmt": 3.0, "lora": 1.0, "prompt": 2.0})
-    wanted = level * pool["model_size"] ** 0.7 * pool["finetune_examples"] ** 0.9
-    np.testing.assert_allclose(costs, wanted, rtol=1e-6)
-    assert "model_size^0.70" in source and "finetune_examples^0.90" in source
-
-
-def test_a_budget_is_kept(fit: Fit, pool: pd.DataFrame) -> None:
+def test_a_budget_is_kept(fit: PlannableFit, pool: pd.DataFrame) -> None:
     priced = pool.assign(cost=np.where(pool["method"] == "fmt", 10.0, 3.0))
     bought = plan(fit, priced, targets=TARGETS, budget=7.0)
     assert bought.runs["cumulative_cost"].iloc[-1] <= 7
@@ -219,7 +140,7 @@ def test_a_budget_is_kept(fit: Fit, pool: pd.DataFrame) -> None:
 
 
 def test_a_budget_is_used_up(believed: Callable[..., Fit], pool: pd.DataFrame) -> None:
-    fit = replace(believed(read_runs(SMALL), size=2000), info=INFO)
+    fit = ladder_fit(believed, size=2000)
     priced = pool.assign(cost=1.0)
     ask = {"targets": TARGETS, "draws": 2000, "check": False}
     found = plan(fit, priced, budget=17.0, **ask).runs  # type: ignore[arg-type]
@@ -257,7 +178,11 @@ def test_a_budget_is_used_up(believed: Callable[..., Fit], pool: pd.DataFrame) -
     ],
 )
 def test_what_cannot_be_planned_is_refused(
-    fit: Fit, pool: pd.DataFrame, change: dict[str, Any], options: dict[str, Any], sentence: str
+    fit: PlannableFit,
+    pool: pd.DataFrame,
+    change: dict[str, Any],
+    options: dict[str, Any],
+    sentence: str,
 ) -> None:
     with pytest.raises(TunecastError) as caught:
         plan(fit, pool.assign(**change), **({"targets": TARGETS} | options))
@@ -265,25 +190,29 @@ def test_what_cannot_be_planned_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_parameters_of_a_cell_without_runs_are_refused(fit: Fit, pool: pd.DataFrame) -> None:
+def test_parameters_of_a_cell_without_runs_are_refused(
+    fit: PlannableFit, pool: pd.DataFrame
+) -> None:
     with pytest.raises(TunecastError, match="no runs of other / fmt, so no parameters"):
         plan(fit, pool, goal="parameters", targets=TARGETS.assign(task="other", method="fmt"))
 
 
-def test_no_candidates_are_refused(fit: Fit, pool: pd.DataFrame) -> None:
+def test_no_candidates_are_refused(fit: PlannableFit, pool: pd.DataFrame) -> None:
     with pytest.raises(TunecastError, match="there are no candidates"):
         plan(fit, pool.iloc[:0], targets=TARGETS)
 
 
-def test_an_unconverged_fit_is_refused_unless_allowed(fit: Fit, pool: pd.DataFrame) -> None:
-    bad = replace(fit, diagnostics=Diagnostics(1.2, 9.0, 9.0, 0, 1.0, 200))
+def test_an_unconverged_fit_is_refused_unless_allowed(
+    fit: PlannableFit, pool: pd.DataFrame
+) -> None:
+    bad = replace(fit, diagnostics=UNCONVERGED)
     with pytest.raises(TunecastError, match=r"did not converge \(R-hat 1.200 is above 1.01"):
         plan(bad, pool, targets=TARGETS)
     marked = plan(bad, pool, targets=TARGETS, runs=1, allow_unconverged=True)
     assert not marked.runs["converged"].any()
 
 
-def favouring(fit: Fit, by: float) -> Fit:
+def favouring(fit: PlannableFit, by: float) -> PlannableFit:
     """The fit with the loss of full fine-tuning lower by a factor of e^by in every draw."""
     member = fit.members[0]
     cell = {name: values.copy() for name, values in member.belief.cell.items()}
@@ -293,134 +222,21 @@ def favouring(fit: Fit, by: float) -> Fit:
     return replace(fit, members=(sure,), _predictors={})
 
 
-def test_candidates_that_tell_nothing_are_refused(fit: Fit, pool: pd.DataFrame) -> None:
+def test_candidates_that_tell_nothing_are_refused(fit: PlannableFit, pool: pd.DataFrame) -> None:
     """Full fine-tuning wins in every draw, so nothing is left to learn."""
     told = "none of the 18 candidates tells anything about the goal"
     with pytest.raises(NothingToTell, match=told):
         plan(favouring(fit, 20.0), pool, targets=TARGETS)
 
 
-def test_runs_that_alone_change_no_verdict_are_not_refused(fit: Fit, pool: pd.DataFrame) -> None:
+def test_runs_that_alone_change_no_verdict_are_not_refused(
+    fit: PlannableFit, pool: pd.DataFrame
+) -> None:
     """Full fine-tuning wins in nearly every draw, but they tell of the differences."""
     sure = favouring(fit, 2.0)
     alone = plan(sure, pool, targets=TARGETS, check=False).candidates["gain"].to_numpy()
-    weak = pool[alone < WORTH]
+    weak = pool[alone < MIN_GAIN]
     found = plan(sure, weak, targets=TARGETS, check=False)
-    assert (found.candidates["gain"] < WORTH).all()
+    assert (found.candidates["gain"] < MIN_GAIN).all()
     assert len(found.runs) > 0
     assert found.runs["p_right_before"].iloc[0] < 1
-
-
-# ------------------------------------------------------------------ the command
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, fit: Fit, pool: pd.DataFrame) -> Path:
-    folder = tmp_path_factory.mktemp("plan")
-    fit.save(folder / "fit.nc")
-    pool.to_csv(folder / "pool.csv", index=False)
-    TARGETS.to_csv(folder / "at.csv", index=False)
-    replace(fit, diagnostics=Diagnostics(1.2, 9.0, 9.0, 0, 1.0, 200)).save(folder / "bad.nc")
-    return folder
-
-
-def called(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        main(["plan", *map(str, arguments)])
-    return int(caught.value.code or 0), *capfd.readouterr()
-
-
-def test_the_command_writes_table_and_picture(
-    saved: Path, capfd: pytest.CaptureFixture[str], answer: Plan
-) -> None:
-    out, picture = saved / "plan.csv", saved / "plan.png"
-    code, _, err = called(
-        capfd, saved / "fit.nc", "--candidates", saved / "pool.csv", "--at", saved / "at.csv",
-        "--budget", 1e11, "--runs", 5, "-o", out, "--plot", picture,
-    )  # fmt: skip
-    assert code == 0, err
-    table = pd.read_csv(out)
-    np.testing.assert_allclose(table["gain"], answer.runs["gain"], rtol=1e-6)
-    assert "costs: 6 x model_size x finetune_examples x 1 tokens, in FLOP" in err
-    assert "chosen by gain" in err
-    assert picture.read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_command_takes_a_grid_and_prints(
-    saved: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    code, out, err = called(
-        capfd, saved / "fit.nc", "--goal", "forecast", "--model-size", "2e6,4e6", "--examples",
-        "1e3,1e4", "--method", "lora", "--at", saved / "at.csv", "--runs", 2,
-    )  # fmt: skip
-    assert code == 0, err
-    assert "Runs to make, for the goal forecast" in out
-    assert "expected to bring" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["fit.nc", "--at", "at.csv"], "say what could be run"),
-        (
-            ["fit.nc", "--at", "at.csv", "--candidates", "pool.csv", "--examples", "1e3"],
-            "--candidates names the runs already; leave --examples out",
-        ),
-        (["fit.nc", "--candidates", "pool.csv"], "the goal 'winner' needs targets"),
-        (["fit.nc", "--candidates", "none.csv"], "there is no file"),
-        (["bad.nc", "--candidates", "pool.csv", "--at", "at.csv"], "did not converge"),
-        (
-            ["fit.nc", "--candidates", "pool.csv", "--at", "at.csv", "--budget", "1"],
-            "below the cheapest candidate",
-        ),
-    ],
-)
-def test_the_command_refuses_in_one_sentence(
-    saved: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
-    sentence: str,
-) -> None:
-    monkeypatch.chdir(saved)
-    code, out, err = called(capfd, *arguments)
-    said = [line for line in err.splitlines() if not line.startswith("note: ")]
-    assert (code, out, len(said)) == (2, "", 1), err
-    assert sentence in said[0] and said[0].startswith("tunecast: ")
-
-
-def test_planning_loads_neither_pymc_nor_torch(saved: Path) -> None:
-    code = (
-        "import sys; from tunecast.analysis.cli import main\n"
-        "try: main()\n"
-        "except SystemExit as end: assert not end.code, end.code\n"
-        "assert not {'pymc', 'torch', 'nutpie', 'pytensor'} & set(sys.modules)"
-    )
-    arguments = ["plan", "fit.nc", "--candidates", "pool.csv", "--at", "at.csv", "--runs", "1"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=saved, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-
-
-# ------------------------------------------------------------------ pictures
-
-
-def test_a_picture_shows_every_method_and_rank(fit: Fit, answer: Plan) -> None:
-    figure = plan_figure(fit, answer)
-    titles = [ax.get_title() for ax in figure.axes]
-    assert [t for t in titles if t] == METHODS
-    maps = [ax for ax in figure.axes if ax.get_title()]
-    ranks = sorted(int(r) for ax in maps for text in ax.texts for r in text.get_text().split(","))
-    assert ranks == list(range(1, len(answer.runs) + 1))
-    dots = [np.asarray(c.get_offsets()) for c in figure.axes[0].collections[:3]]
-    assert len(np.concatenate(dots)) == len(answer.candidates)
-
-
-def test_an_unconverged_picture_is_stamped(fit: Fit, answer: Plan) -> None:
-    bad = replace(fit, diagnostics=Diagnostics(1.2, 9.0, 9.0, 0, 1.0, 200))
-    words = [t.get_text() for ax in plan_figure(bad, answer).axes for t in ax.texts]
-    assert "NOT CONVERGED" in words
-    words = [t.get_text() for ax in plan_figure(fit, answer).axes for t in ax.texts]
-    assert "NOT CONVERGED" not in words

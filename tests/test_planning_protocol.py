@@ -1,0 +1,99 @@
+"""What a plan asks of a fit is the protocol and nothing else: it plans with a model of 40 lines."""
+
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from linear_gaussian import NOISE, RUNS, USELESS, A, closed_form
+
+from tunecast.models.planning import plan
+
+
+@dataclass(frozen=True)
+class FakeColumns:
+    cell: tuple[str, ...] = ("method",)
+    factors: tuple[str, ...] = ()
+    data: str = "size"
+    curve: str = "base"
+
+
+@dataclass(frozen=True)
+class FakeDiagnostics:
+    converged: bool = True
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FakeDraws:
+    expected: np.ndarray
+    scale: np.ndarray
+    df: np.ndarray
+
+
+@dataclass(frozen=True)
+class LinearGaussian:
+    """Runs and goal of `linear_gaussian`: ``size`` 1 to 4 are the runs, 5 is the goal."""
+
+    num_draws: int = 2000
+    laws: tuple[str, ...] = ("linear",)
+    question: FakeColumns = FakeColumns()
+    diagnostics: FakeDiagnostics = FakeDiagnostics()
+    info: dict[str, Any] = field(default_factory=lambda: {"seed": 0})
+    runs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"method": ["a"]}))
+
+    @property
+    def theta(self) -> np.ndarray:
+        return np.random.default_rng(0).standard_normal((2000, 3))[: self.num_draws]
+
+    def check_targets(self, targets: pd.DataFrame, *, who: str) -> pd.DataFrame:
+        return targets.assign(task="t", base="b").reset_index(drop=True)
+
+    def draws(self, targets: pd.DataFrame, *, seed: int | None = None) -> FakeDraws:
+        at = targets["size"].to_numpy(int) - 1
+        log_loss = self.theta @ np.vstack([RUNS, A])[at].T
+        scale = np.broadcast_to(np.append(NOISE, 0.1)[at], log_loss.shape)
+        return FakeDraws(np.exp(log_loss), scale, np.full(self.num_draws, np.inf))
+
+    def thinned(self, draws: int) -> "LinearGaussian":
+        return replace(self, num_draws=min(draws, self.num_draws))
+
+    def cell_parameters(self) -> dict[tuple[str, ...], dict[str, np.ndarray]]:
+        return {("a",): {"A": self.theta @ A, "D_l": np.zeros(self.num_draws)}}
+
+
+CANDIDATES = pd.DataFrame({"method": "a", "size": [1, 2, 3, 4], "cost": 1.0})
+
+
+@pytest.mark.parametrize("goal", ["forecast", "parameters"])
+def test_a_plan_of_any_model_reaches_the_closed_form(goal: str) -> None:
+    """The goal is the same number, once as a loss and once as a parameter; D_l is left out."""
+    targets = pd.DataFrame({"method": ["a"], "size": [5]}) if goal == "forecast" else None
+    found = plan(LinearGaussian(), CANDIDATES, goal=goal, targets=targets, runs=3)
+    chosen = [int(size) - 1 for size in found.runs["size"]]
+    truth = np.diff([closed_form(chosen[:i]) for i in range(4)])
+    error = found.runs["gain_se"].to_numpy()
+    assert (np.abs(found.runs["gain"].to_numpy() - truth) < 4 * error).all()
+    assert truth[0] > 10 * error[0]  # which is not so little that 0 would do as well
+    # Greedy: at each step the most telling run, but for the errors of two estimates.
+    for i in range(3):
+        others = set(range(4)) - set(chosen[: i + 1])
+        best = max(closed_form([*chosen[:i], other]) for other in others)
+        assert closed_form(chosen[: i + 1]) > best - 4 * np.sqrt(2) * error[i]
+    # On its own it tells nothing, but beside others it tells of their nuisance.
+    assert chosen[0] != USELESS
+
+
+def test_planning_imports_nothing_above_it() -> None:
+    code = (
+        "import sys, tunecast.models.planning\n"
+        "above = {'fits', 'inference', 'questions', 'design', 'api', 'stacking'}\n"
+        "print(sorted(m for m in above if f'tunecast.models.{m}' in sys.modules))\n"
+        "import tunecast.models.design\n"  # the control: it is built on fits
+        "print('tunecast.models.fits' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["[]", "True"], done.stderr
