@@ -98,7 +98,7 @@ class Fit:
             When a column is missing or a number is not above 0.
         """
         seed = int(self.info["seed"]) if seed is None else seed
-        ready = check_targets(targets, self.widest.table)
+        ready = self.check_targets(targets)
         if seed not in self._predictors:
             self._predictors[seed] = [p.predictor(seed) for p in self.posteriors]
         parts = [p.draws(ready) for p in self._predictors[seed]]
@@ -129,6 +129,20 @@ class Fit:
         """See `tunecast.models.planning.plans.plan`."""
         return plan(self, candidates, **options)
 
+    @property
+    def laws(self) -> tuple[str, ...]:
+        """Names of the laws in use."""
+        return tuple(p.law for p in self.posteriors)
+
+    def check_targets(self, targets: pd.DataFrame, *, who: str = "targets") -> pd.DataFrame:
+        """See `tunecast.models.hierarchy.targets.check_targets`."""
+        return check_targets(targets, self.widest.table, who)
+
+    def cell_parameters(self) -> dict[tuple[str, ...], dict[str, np.ndarray]]:
+        """Return draws of the published parameters of each cell, for a fit of one law."""
+        (posterior,) = self.posteriors
+        return {cell: posterior.parameters(k) for k, cell in enumerate(posterior.table.cells)}
+
     def thinned(self, draws: int) -> Fit:
         """Return the fit with at most so many posterior draws of each law, over all chains."""
         few = [p.taken(spread_out(p.size, draws)) if p.size > draws else p for p in self.posteriors]
@@ -152,7 +166,8 @@ class Fit:
             units = {p.name: p.unit for p in law.parameters}
             for k, cell in enumerate(table.cells):
                 head = {"law": law.name, **dict(zip(table.spec.cell, cell, strict=True))}
-                for name, values in posterior.parameters(k).items():
+                found = posterior.parameters(k) | posterior.factor_exponents(k)
+                for name, values in found.items():
                     low, mid, high = np.quantile(values, [0.05, 0.5, 0.95])
                     unit = units.get(name.partition(":")[0], "")
                     rows.append(

@@ -82,22 +82,26 @@ class Posterior:
     def parameters(self, cell: int) -> dict[str, np.ndarray]:
         """Return draws of a cell's parameters in the published spelling, shape (draws,) each.
 
-        Those of which there is one for each factor are named ``alpha:model_size`` and so on. With
-        factors come ``gamma`` and ``delta``, by which the whole loss and beta fall with a factor
-        beyond the published law.
+        Those of which there is one for each factor are named ``alpha:model_size`` and so on.
         """
-        law, factors = self.table.law, self.table.factors
-        single = [p.name for p in law.parameters if not p.per_factor]
-        each = [p.name for p in law.parameters if p.per_factor]
-        each += [q.name for q in BY_FACTOR if law.has("alpha")]
-        order = [p.name for p in law.parameters] + each
+        law = self.table.law
+        return self._of_cell({p.name: p.per_factor for p in law.parameters}, cell)
+
+    def factor_exponents(self, cell: int) -> dict[str, np.ndarray]:
+        """Return draws of gamma and delta of a cell, shape (draws,) each.
+
+        By them the whole loss and beta fall with a factor, beyond the published law.
+        """
+        return self._of_cell({q.name: True for q in BY_FACTOR}, cell)
+
+    def _of_cell(self, per_factor: Mapping[str, bool], cell: int) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {}
-        for name in dict.fromkeys(order):
-            if name in single:
+        for name, several in per_factor.items():
+            if not several:
                 found[name] = self.values[name][:, cell]
-            else:
-                for i, factor in enumerate(factors):
-                    found[f"{name}:{factor}"] = self.values[name][:, i, cell]
+                continue
+            for i, factor in enumerate(self.table.factors):
+                found[f"{name}:{factor}"] = self.values[name][:, i, cell]
         return found
 
     def predictor(self, seed: int, **options: Any) -> Predictor:

@@ -59,6 +59,16 @@ class Parameter:
     per_factor: bool = False
     scales_with: tuple[str, ...] = ()
 
+    @property
+    def is_data_size(self) -> bool:
+        """Whether it is measured in the unit of D."""
+        return self.scales_with == ("D",)
+
+    @property
+    def is_exponent(self) -> bool:
+        """Whether it has no unit."""
+        return not self.unit
+
 
 @dataclass(frozen=True, slots=True)
 class Law:
@@ -147,10 +157,20 @@ class Law:
         >>> round(loss, 3)
         0.797
         """
-        reducible = self.reducible(D, X, **_taken(self.reducible, parameters))
+        reducible = self.reducible_part(D, X, parameters)
+        floor = self.floor_part(X, parameters)
+        return reducible if floor is None else reducible + floor
+
+    def reducible_part(self, D: Values, X: ByFactor, parameters: Mapping[str, Any]) -> Values:
+        """Return what more data can reduce, with the parameters that it takes out of all."""
+        taken = {name: parameters[name] for name in _keywords(self.reducible)}
+        return self.reducible(D, X, **taken)
+
+    def floor_part(self, X: ByFactor, parameters: Mapping[str, Any]) -> Values | None:
+        """Return what is left with unlimited data, likewise; None for a law without a floor."""
         if self.floor is None:
-            return reducible
-        return reducible + self.floor(X, **_taken(self.floor, parameters))
+            return None
+        return self.floor(X, **{name: parameters[name] for name in _keywords(self.floor)})
 
     def has(self, name: str) -> bool:
         """Whether the law has a parameter of this name."""
@@ -203,10 +223,6 @@ def _keywords(function: Callable[..., Values]) -> tuple[str, ...]:
     return tuple(parameter.name for parameter in kinds if parameter.kind is parameter.KEYWORD_ONLY)
 
 
-def _taken(function: Callable[..., Values], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: parameters[name] for name in _keywords(function)}
-
-
 # --------------------------------------------------------------------------- in the hierarchy
 
 
@@ -228,18 +244,6 @@ def by_factor(law: Law, q: Quantities, factors: Sequence[str]) -> dict[str, Any]
     return found
 
 
-def log_parts(law: Law, log_D: Values, X: ByFactor, parameters: Mapping[str, Any], xp: Any) -> Any:
-    """Return the logarithms of the reducible loss and of the floor (None without one).
-
-    ``X`` and ``parameters`` are in reference units, as `Law.at_reference` gives them.
-    """
-    D = Positive(log_D, xp)
-    reducible = law.reducible(D, X, **_taken(law.reducible, parameters)).log
-    if law.floor is None:
-        return reducible, None
-    return reducible, law.floor(X, **_taken(law.floor, parameters)).log
-
-
 def expected_at(law: Law, q: Quantities, log_x: ByFactor, xp: Any) -> dict[str, Values]:
     """Return the quantities that a cell expects of a curve at some factors.
 
@@ -256,12 +260,14 @@ def expected_at(law: Law, q: Quantities, log_x: ByFactor, xp: Any) -> dict[str, 
     """
     expected = {k.name: q[k.name] for k in law.quantities if not k.per_factor}
     X = {k: Positive(x, xp) for k, x in log_x.items()}
-    reducible, floor = log_parts(law, 0.0, X, law.at_reference(q, xp), xp)
+    parameters = law.at_reference(q, xp)
+    reducible = law.reducible_part(Positive(0.0, xp), X, parameters).log
+    floor = law.floor_part(X, parameters)
     if floor is None:
         expected["log_loss_ref"] = reducible
     else:
-        expected["log_loss_ref"] = floor + xp.softplus(reducible - floor)
-        expected["logit_floor"] = floor - reducible
+        expected["logit_floor"] = floor.log - reducible
+        expected["log_loss_ref"] = floor.log + xp.softplus(reducible - floor.log)
     if law.moved is not None:
         expected |= law.moved(q, log_x, xp)
     for k, x in log_x.items():

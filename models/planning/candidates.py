@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from tunecast.models.errors import TunecastError
-from tunecast.models.planning.fitted import Columns, FittedModel
+from tunecast.models.hierarchy.table import Spec
+from tunecast.models.planning.fitted import FittedModel
 
 PLACEHOLDER = "not seen yet: "  # what the name given to an unnamed base model begins with
 
@@ -33,22 +34,20 @@ def complete_candidates(fit: FittedModel, candidates: pd.DataFrame) -> pd.DataFr
             f"the candidates' 'replicates' is {asked.iloc[row]} in row {row + 1}: "
             "expected a whole number from 1"
         )
-    return _with_base_models(fit.question, completed.assign(replicates=counts.astype(int)))
+    return _with_base_models(fit.spec, completed.assign(replicates=counts.astype(int)))
 
 
 def complete_targets(fit: FittedModel, targets: pd.DataFrame) -> pd.DataFrame:
     """Return targets with every column that the fit needs, each method where none is named."""
-    if "method" in fit.question.cell and (
-        "method" not in targets or targets["method"].isna().all()
-    ):
+    if "method" in fit.spec.cell and ("method" not in targets or targets["method"].isna().all()):
         methods = sorted(fit.runs["method"].astype(str).unique())
         plain = targets.drop(columns="method", errors="ignore")
         targets = plain.merge(pd.DataFrame({"method": methods}), how="cross")
     checked = fit.check_targets(targets, who="targets")
-    return _with_base_models(fit.question, checked).drop_duplicates(ignore_index=True)
+    return _with_base_models(fit.spec, checked).drop_duplicates(ignore_index=True)
 
 
-def _with_base_models(columns: Columns, table: pd.DataFrame) -> pd.DataFrame:
+def _with_base_models(columns: Spec, table: pd.DataFrame) -> pd.DataFrame:
     """Give a base model without a name the one of its own that its factors and family make."""
     keys = [c for c in columns.cell if c not in ("task", "method")] + list(columns.factors)
     own = table[keys].apply(
@@ -64,7 +63,7 @@ def without_placeholders(table: pd.DataFrame) -> pd.DataFrame:
     return table.mask(table.astype(str).apply(lambda c: c.str.startswith(PLACEHOLDER)), "")
 
 
-def same_runs(columns: Columns, candidates: pd.DataFrame) -> np.ndarray:
+def same_runs(columns: Spec, candidates: pd.DataFrame) -> np.ndarray:
     """Return a number for each candidate; those that are the same run have the same.
 
     Whatever their costs and replicates.
@@ -78,7 +77,7 @@ def same_runs(columns: Columns, candidates: pd.DataFrame) -> np.ndarray:
 # --------------------------------------------------------------------------- where methods compete
 
 
-def comparison_rows(columns: Columns, targets: pd.DataFrame) -> list[np.ndarray]:
+def comparison_rows(columns: Spec, targets: pd.DataFrame) -> list[np.ndarray]:
     """Return the rows of targets that differ in the method alone, in order of appearance."""
     if "method" not in columns.cell:
         return [np.array([i]) for i in range(len(targets))]
@@ -89,7 +88,7 @@ def comparison_rows(columns: Columns, targets: pd.DataFrame) -> list[np.ndarray]
 
 
 def check_comparisons(
-    columns: Columns, targets: pd.DataFrame, comparisons: Sequence[np.ndarray]
+    columns: Spec, targets: pd.DataFrame, comparisons: Sequence[np.ndarray]
 ) -> None:
     """Refuse a target at which one method alone is asked about.
 

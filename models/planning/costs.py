@@ -43,7 +43,7 @@ def candidate_costs(
         measured = [c for c in MEASURED_COSTS if len(_runs_with_cost(fit, c)) >= ENOUGH_RUNS]
         how = "cost" if "cost" in candidates else measured[0] if measured else "6ND"
     if how == "6ND":
-        costs, source = _flop(fit.question.data, completed, tokens_per_example)
+        costs, source = _flop(fit.spec.data, completed, tokens_per_example)
     elif how in candidates:
         costs = pd.to_numeric(candidates[how], errors="coerce").to_numpy(float)
         source = f"the candidates' column '{how}'"
@@ -108,7 +108,7 @@ def _regressed_costs(
 
     What the runs do not vary gets the exponent 1 of 6ND.
     """
-    data, known = fit.question.data, _runs_with_cost(fit, column)
+    data, known = fit.spec.data, _runs_with_cost(fit, column)
     if len(known) < ENOUGH_RUNS or "model_size" not in completed:
         raise TunecastError(
             f"costs cannot be fitted to '{column}': the fit has {len(known)} runs that tell it, "

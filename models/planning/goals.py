@@ -166,7 +166,7 @@ def cell_parameter_draws(fit: FittedModel, targets: pd.DataFrame | None) -> tupl
     parameters = fit.cell_parameters()
     cells = list(parameters)
     if targets is not None:
-        wanted = targets[list(fit.question.cell)].astype(str)
+        wanted = targets[list(fit.spec.cell)].astype(str)
         cells = list(dict.fromkeys(wanted.itertuples(index=False, name=None)))
         for cell in cells:
             if cell not in parameters:
@@ -174,6 +174,6 @@ def cell_parameter_draws(fit: FittedModel, targets: pd.DataFrame | None) -> tupl
                     f"the fit has no runs of {' / '.join(cell)}, so no parameters of it either"
                 )
     return tuple(
-        np.column_stack([v for name, v in parameters[cell].items() if name != "D_l"])
+        np.column_stack([v for name, v in parameters[cell].items() if not name.startswith("D_")])
         for cell in cells
     )

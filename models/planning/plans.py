@@ -148,16 +148,16 @@ def plan(
     costs, cost_source = candidate_costs(fit, completed, candidates, cost, tokens_per_example)
     budget = checked_budget(budget, costs)
     at = None if targets is None else complete_targets(fit, targets)
-    comparisons = [] if at is None else comparison_rows(fit.question, at)
+    comparisons = [] if at is None else comparison_rows(fit.spec, at)
     if at is not None and goal == "winner":
-        check_comparisons(fit.question, at, comparisons)
+        check_comparisons(fit.spec, at, comparisons)
     seed = int(fit.info["seed"]) if seed is None else seed
     thinned = fit.thinned(draws)
     outcomes, at_targets = joint_predictive_draws(thinned, completed, at, seed)
     asked = make_goal(thinned, goal, at, at_targets, comparisons)
     if runs is None:
         runs = RUNS if np.isinf(budget) else len(completed)
-    same_run = same_runs(fit.question, completed)
+    same_run = same_runs(fit.spec, completed)
     gains, batch = _choose(
         outcomes, asked, goal, costs, budget, min(runs, len(completed)), same_run, seed
     )

@@ -45,6 +45,12 @@ class Dual:
             return Dual(self.value * other.value, slope)
         return Dual(self.value * other, self.slope * other)
 
+    def __sub__(self, other: Any) -> Dual:
+        return self + -other
+
+    def __truediv__(self, other: Any) -> Dual:
+        return self * (1 / other)
+
     def __rtruediv__(self, other: Any) -> Dual:
         value = other / self.value
         return Dual(value, self.slope * (-value / self.value))

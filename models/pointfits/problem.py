@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tunecast.models.laws import Law
+from tunecast.models.laws import Law, Parameter
 from tunecast.models.pointfits.dual import Dual
 
 type Array = npt.NDArray[np.float64]
@@ -24,10 +24,10 @@ type Residuals = Literal["loss", "log"]
 type Name = tuple[str, str | None]  # of a parameter, with the factor if it has one for each
 
 # Bounds of the search. Wide enough that only a fit that the data do not determine touches them: E
-# at its lower end is zero for every purpose, and so is D_l (e^-70 of the middle of the data).
+# at its lower end is zero for every purpose, and so is a data size e^-70 of the middle of the data.
 BETA = (1e-4, 5.0)
 ALPHA = (-5.0, 5.0)
-LOG_D_L = (-70.0, 25.0)
+LOG_DATA_SIZE = (-70.0, 25.0)
 LOG_AMPLITUDE = (-40.0, 40.0)  # of the largest loss
 SMALLEST_E = 1e-8  # of the smallest loss
 
@@ -104,7 +104,8 @@ class Problem:
         """Return a parameter that is not estimated, in scaled units."""
         parameter, factor = name
         value = self.fixed[parameter] if factor is None else self.fixed[parameter][factor]
-        return float(value / self.D_ref if parameter == "D_l" else value)
+        (declared,) = (p for p in self.law.parameters if p.name == parameter)
+        return float(value / self.D_ref if declared.is_data_size else value)
 
     def published(self, theta: Array) -> dict[str, Any]:
         """Return the parameters in the published spelling, each of shape (batch,)."""
@@ -207,15 +208,21 @@ def _coordinates(
 ) -> tuple[Coordinate, ...]:
     top = float(np.log(loss.max()))
     amplitude = (top + LOG_AMPLITUDE[0], top + LOG_AMPLITUDE[1])
-    bounds = {
-        "alpha": ALPHA,
-        "beta": (math.log(BETA[0]), math.log(BETA[1])),
-        "E": (float(np.log(loss.min())) + math.log(SMALLEST_E), top),
-        "D_l": LOG_D_L,
-    }
-    positive = {parameter.name: parameter.support == "positive" for parameter in law.parameters}
+    floor = float(np.log(loss.min())) + math.log(SMALLEST_E), top
+
+    def bounds(parameter: Parameter) -> tuple[float, float]:
+        if parameter.name == "E":
+            return floor
+        if parameter.is_data_size:
+            return LOG_DATA_SIZE
+        if parameter.is_exponent:
+            positive = parameter.support == "positive"
+            return (math.log(BETA[0]), math.log(BETA[1])) if positive else ALPHA
+        return amplitude
+
+    by_name = {parameter.name: parameter for parameter in law.parameters}
     return tuple(
-        Coordinate(name, factor, positive[name], *bounds.get(name, amplitude))
+        Coordinate(name, factor, by_name[name].support == "positive", *bounds(by_name[name]))
         for name, factor in parameter_names(law, factors)
         if name not in fixed or (factor is not None and factor not in fixed[name])
     )

@@ -21,6 +21,7 @@ from tunecast.models.pointfits.problem import Array, Problem
 E_SHARES = (0.02, 0.4, 0.75, 0.93)
 BETAS = (0.03, 0.1, 0.25, 0.6, 1.2)
 ALPHAS = (0.0, 0.08, 0.25, 0.6)
+OTHER_EXPONENTS = (0.15, 0.5)  # of a law that has more than beta
 
 MAX_STEPS = 300
 RELATIVE_TOLERANCE = 1e-9
@@ -48,12 +49,15 @@ def start_grid(problem: Problem) -> Array:
     """Return all starts, shape (starts, parameters): the axes crossed, amplitudes to match."""
     law, loss = problem.law, problem.loss
     log_D = np.log(problem.D[problem.D > 0])
-    levels: dict[str, Any] = {
-        "E": np.log(np.multiply(E_SHARES, loss.min())),
-        "beta": np.log(BETAS),
-        "D_l": [log_D.min() - 2, log_D.min(), log_D.mean(), log_D.max()],
-        "alpha": ALPHAS,
-    }
+    levels: dict[str, Any] = {}
+    for parameter in law.parameters:
+        if parameter.is_data_size:
+            sizes = [log_D.min() - 2, log_D.min(), log_D.mean(), log_D.max()]
+            levels[parameter.name] = sizes
+        elif parameter.is_exponent and parameter.support == "positive":
+            levels[parameter.name] = np.log(OTHER_EXPONENTS)
+    levels |= {"E": np.log(np.multiply(E_SHARES, loss.min())), "beta": np.log(BETAS)}
+    levels["alpha"] = ALPHAS
     # Beyond two factors all alphas start alike: the grid must not grow without bound.
     few = len(problem.factors) <= 2
     keys = [(c.name, c.factor if few else None) for c in problem.coordinates]
@@ -65,9 +69,16 @@ def start_grid(problem: Problem) -> Array:
         key = (name, None)
         return np.exp(columns[key]) if key in columns else problem.fixed_value(key)
 
-    decay = {name: positive(name) for name in ("beta", "D_l") if law.has(name)}
     # In the middle of the data, where D = X = 1 in scaled units, the law passes through the mean.
-    above = np.maximum(loss.mean() - positive("E"), 0.05 * loss.mean()) / law.decay(1.0, **decay)
+    ones = dict.fromkeys(problem.factors, 1.0)
+    own = {
+        p.name: positive(p.name)
+        for p in law.parameters
+        if not p.per_factor and (p.is_data_size or p.is_exponent)
+    }
+    own |= {p.name: ones if p.per_factor else 1.0 for p in law.parameters if p.name not in own}
+    floor = positive("E") if law.has("E") else 0.0
+    above = np.maximum(loss.mean() - floor, 0.05 * loss.mean()) / law.reducible_part(1.0, ones, own)
     terms = 1 + len(problem.factors) if law.has("B") else 1
     amplitude = np.broadcast_to(np.log(above / terms), len(points))
     grid = np.stack([columns.get(key, amplitude) for key in keys], axis=1)
