@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from tunecast.models.compile.special import log_gamma
+
 type Size = int | str  # of a dimension: the same for all tables of a structure, or a symbol
 
 
@@ -118,7 +120,7 @@ class Node:
         return self.tape.total([(self[:, None] * other, (Loop(1),))], other.shape[1:])
 
     def __getitem__(self, key: Any) -> Node:
-        """Return a part: places, ``:``, ``:n``, ``None``, ``...`` and one array of places.
+        """Return a part: places, ``:``, ``None``, ``...`` and one array of places.
 
         Places count from the front. Those that a table alone can refute are not checked.
         """
@@ -139,11 +141,9 @@ class Node:
                 continue
             size = self.shape[len(places)]
             if isinstance(k, slice):
-                if (k.start, k.step) != (None, None):
-                    raise ValueError(f"{k}: a part can only be the first places")
-                if k.stop is not None:
-                    self._check_place(k.stop - 1, size)
-                shape.append(size if k.stop is None else k.stop)
+                if k != slice(None):
+                    raise ValueError(f"{k}: only whole dimensions can be sliced")
+                shape.append(size)
                 places.append(Loop(loop))
             elif isinstance(k, Node):
                 if any(isinstance(place, Listed) for place in places):
@@ -178,11 +178,6 @@ _NUMBERS: dict[str, Callable[..., float]] = {
     "log": math.log,
     "sqrt": math.sqrt,
 }
-
-
-# Of the log of the gamma function: the series, and how far above its argument that is taken.
-STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
-SHIFT = 8
 
 
 class Tape:
@@ -383,19 +378,9 @@ class Tape:
         return self.total(placed, tuple(shape))
 
     def log_gamma(self, x: Any) -> Node:
-        """Return the log of the gamma function of positive x, to 1e-13: Stirling's series.
-
-        It is taken ``SHIFT`` further on, where the series has converged.
-        """
-        x, below = self.node(x), self.node(1.0)
-        for k in range(SHIFT):
-            below = below * (x + float(k))
-        y = x + float(SHIFT)
-        inverse, tail = 1 / (y * y), self.node(0.0)
-        for term in reversed(STIRLING):
-            tail = tail * inverse + term
-        half_log_tau = 0.5 * math.log(2 * math.pi)
-        return (y - 0.5) * self.log(y) - y + half_log_tau + tail / y - self.log(below)
+        """Return the log of the gamma function of positive x."""
+        result: Node = log_gamma(self.node(x), self)
+        return result
 
 
 def _how(node: Node) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tunecast.models.inference.posterior import spread_out
 from tunecast.models.planning.estimates import GainEstimate, delete_group_folds, jackknife_error
 from tunecast.models.planning.goals import Goal, WinnerGoal
 from tunecast.models.planning.importance import (
@@ -23,7 +24,6 @@ from tunecast.models.planning.importance import (
     winner_information,
 )
 from tunecast.models.planning.outcomes import Outcomes, student_t_logpdf
-from tunecast.models.predict import spread_out
 
 OUTER_DRAWS = 1000  # outcomes that are simulated
 # A nested estimate needs so many effective draws: with fewer it is low, and its error does not say.

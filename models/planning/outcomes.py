@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import scipy  # its parts are imported when they are used, which keeps start-up short
 
+from tunecast.models.inference.posterior import spread_out
 from tunecast.models.planning.fitted import FittedModel
-from tunecast.models.predict import spread_out
 
 NOISE_DRAWS = 200  # over which the distribution of run noise is averaged
 

@@ -71,7 +71,7 @@ def start_grid(problem: Problem) -> Array:
 
     # In the middle of the data, where D = X = 1 in scaled units, the law passes through the mean.
     ones = dict.fromkeys(problem.factors, 1.0)
-    own = {
+    own: dict[str, Any] = {
         p.name: positive(p.name)
         for p in law.parameters
         if not p.per_factor and (p.is_data_size or p.is_exponent)
