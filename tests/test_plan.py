@@ -219,7 +219,7 @@ def favouring(fit: PlannableFit, by: float) -> PlannableFit:
     cell["level"][:, member.layout.cells.index((TASK, "fmt"))] -= by
     sure = replace(member)
     sure.__dict__["belief"] = replace(member.belief, cell=cell)
-    return replace(fit, members=(sure,), _predictors={})
+    return replace(fit, members=(sure,))
 
 
 def test_candidates_that_tell_nothing_are_refused(fit: PlannableFit, pool: pd.DataFrame) -> None:

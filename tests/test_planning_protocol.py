@@ -38,7 +38,7 @@ class FakeDraws:
 class LinearGaussian:
     """Runs and goal of `linear_gaussian`: ``size`` 1 to 4 are the runs, 5 is the goal."""
 
-    num_draws: int = 2000
+    num_draws: int = 1000
     laws: tuple[str, ...] = ("linear",)
     question: FakeColumns = FakeColumns()
     diagnostics: FakeDiagnostics = FakeDiagnostics()
@@ -47,7 +47,7 @@ class LinearGaussian:
 
     @property
     def theta(self) -> np.ndarray:
-        return np.random.default_rng(0).standard_normal((2000, 3))[: self.num_draws]
+        return np.random.default_rng(0).standard_normal((1000, 3))[: self.num_draws]
 
     def check_targets(self, targets: pd.DataFrame, *, who: str) -> pd.DataFrame:
         return targets.assign(task="t", base="b").reset_index(drop=True)

@@ -15,7 +15,8 @@ class LinearRegression:
     """What a batch tells about continuous quantities: ``-log(1 - R^2) / 2`` in normal scores.
 
     Exact for jointly normal draws; for one quantity otherwise a lower bound, but for the noise,
-    which is taken for normal noise of the same entropy. What chance alone gives is taken off.
+    which is taken for normal noise of the same entropy. The bias from chance correlations of so
+    many draws is subtracted.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Expected information gain by regression of a goal on simulated outcomes.
 
-The counterpart of nested Monte Carlo (`tunecast.models.planning.nested`) from the same posterior
-draws: it conditions on one more run at a cost linear in draws times candidates, so it is what plans
-batches.
+The gain is the mutual information of outcome and goal [1]_. This is the counterpart of nested Monte
+Carlo (`tunecast.models.planning.nested`) from the same posterior draws: it conditions on one more
+run at a cost linear in draws times candidates, so it is what plans batches.
 
 References
 ----------

@@ -22,7 +22,7 @@ class WinnerRegression:
 
     A lower bound whatever ``q`` is [1]_; here it is a multinomial logit. What it knows of the batch
     are the log losses that a linear regression on the outcomes predicts: no more numbers for a long
-    batch than for a short one. What chance alone gives is taken off.
+    batch than for a short one. The bias from chance correlations of so many draws is subtracted.
 
     Parameters
     ----------
@@ -51,14 +51,15 @@ class WinnerRegression:
 
     def conditioned_on(self, candidate: int) -> WinnerRegression:
         """Return the same with one more run in the batch."""
-        e = self.outcomes.innovation(np.array([candidate]))
+        outcomes = self.outcomes.conditioned_on(candidate)
+        e = outcomes.innovations[:, -1:]
         predicted = tuple(
-            before + e * (e[:, 0] @ (losses - losses.mean(axis=0)) / self.outcomes.draws)
+            before + e * (e[:, 0] @ (losses - losses.mean(axis=0)) / outcomes.draws)
             for before, losses in zip(self.predicted, self.goal.blocks, strict=True)
         )
         return replace(
             self,
-            outcomes=self.outcomes.conditioned_on(candidate),
+            outcomes=outcomes,
             predicted=predicted,
             logits=tuple(map(winner_logits, predicted, self.winners)),
         )
