@@ -20,11 +20,12 @@ import pandas as pd
 import pytest
 from hypothesis import settings
 
-from tunecast.models.fits import Diagnostics, Fit, Member
-from tunecast.models.hierarchy import simulate_prior
-from tunecast.models.inference import question_of
-from tunecast.models.layout import lay_out
-from tunecast.models.priors import WEAK, PriorTable
+from tunecast.models.fits.fit import Fit
+from tunecast.models.hierarchy.numpy_backends import geometry_of, simulate_prior
+from tunecast.models.hierarchy.priors import WEAK, Priors
+from tunecast.models.hierarchy.table import index_runs, spec_of
+from tunecast.models.inference.diagnostics import Diagnostics
+from tunecast.models.inference.posterior import Posterior
 from tunecast.models.runs import read_runs
 
 # Runs of a smaller ladder than the embedded one: fits take seconds.
@@ -89,13 +90,14 @@ def believed() -> Callable[..., Fit]:
         law: str = "rectified",
         size: int = 200,
         seed: int = 1,
-        priors: PriorTable = WEAK,
+        priors: Priors = WEAK,
         **ask: Any,
     ) -> Fit:
-        layout = lay_out(runs, question_of(runs, law=law, **ask))
-        draws, _ = simulate_prior(layout, priors, size, seed)
+        table = index_runs(runs, spec_of(runs, law=law, **ask))
+        found = simulate_prior(table, priors, size, seed, geometry_of(table, priors))
+        draws = {name: values[None] for name, values in found.draws.items()}
         good = Diagnostics(1.0, 1e3, 1e3, 0, 1.0, size)
-        return Fit((Member(layout, priors, draws, 1.0),), runs, {"seed": seed}, good)
+        return Fit((Posterior(table, priors, draws),), runs, {"seed": seed}, good)
 
     return make
 
