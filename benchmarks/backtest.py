@@ -31,13 +31,12 @@ import numpy as np
 import pandas as pd
 from baselines import group_least_squares, per_curve_least_squares, simple_scaling_laws
 from data import largest_of_families, rectified_ft, revisiting_nsl
+from ensembles import score_samples
 from resume import save
 from unpooled import unpooled
 
-from tunecast.models import fit
-from tunecast.models.fits import Fit, Member
-from tunecast.models.priors import PriorTable
-from tunecast.models.scoring import score_draws
+from tunecast.models import Fit, fit
+from tunecast.models.hierarchy.priors import Priors
 
 CUTS = (1_600, 6_400, 25_600, 102_400)
 HAND_SET = (0.012, 0.006)
@@ -64,7 +63,7 @@ def splits() -> Iterator[Split]:
 def hand_set_drift(result: Fit) -> Fit:
     """Return the fit with the slope drift of the trial that the design reports."""
 
-    def fixed(priors: PriorTable) -> PriorTable:
+    def fixed(priors: Priors) -> Priors:
         task, curve = HAND_SET
         return {
             **priors,
@@ -72,10 +71,8 @@ def hand_set_drift(result: Fit) -> Fit:
             "drift_curve": replace(priors["drift_curve"], location=math.log(curve), scale=1e-9),
         }
 
-    members = tuple(
-        Member(m.layout, fixed(m.priors), m.posterior, m.weight) for m in result.members
-    )
-    return Fit(members, result.runs, result.info, result.diagnostics)
+    changed = tuple(replace(p, priors=fixed(p.priors)) for p in result.posteriors)
+    return Fit(changed, result.runs, result.info, result.diagnostics)
 
 
 def tunecast_fit(train: pd.DataFrame, law: str) -> Fit:
@@ -105,10 +102,13 @@ def forecasters(only: str) -> dict[str, Callable[[pd.DataFrame, pd.DataFrame], n
 
 
 def score(draws: np.ndarray, test: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return scores over all rows and by task and, where models are unseen, by that."""
+    """Return scores over all rows and by task and, where models are unseen, by that.
+
+    Peers have samples and no density, so everybody's log score is that of a kernel estimate.
+    """
     by = [c for c in ("task", "seen") if c in test]
     groups = test[by].astype(str).reset_index(drop=True)
-    rows = score_draws(draws, test["loss"].to_numpy(float), groups).to_dict("records")
+    rows = score_samples(draws, test["loss"].to_numpy(float), groups).to_dict("records")
     return [{str(name): value for name, value in row.items()} for row in rows]
 
 

@@ -31,8 +31,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from resume import save
 
-from tunecast.models import load_fit
-from tunecast.models.design import PlannableFit, plannable
+from tunecast.models import Fit, load_fit
 from tunecast.models.files import write_atomically
 from tunecast.models.planning import plan
 from tunecast.models.planning.batch import greedy_batch
@@ -119,7 +118,7 @@ def pyro_nested() -> dict[str, Any]:
     return found
 
 
-def agreement(fit: PlannableFit) -> dict[str, Any]:
+def agreement(fit: Fit) -> dict[str, Any]:
     """Return both estimates for every run of a small pool, at two goals, and how they differ."""
     task = str(fit.runs["task"].iloc[0])
     largest = float(fit.runs["model_size"].max())
@@ -134,7 +133,7 @@ def agreement(fit: PlannableFit) -> dict[str, Any]:
     targets = complete_targets(fit, pd.DataFrame([place]))
     completed = complete_candidates(fit, pd.DataFrame(rows))
     outcomes, at_targets = joint_predictive_draws(fit, completed, targets, SEED)
-    comparisons = comparison_rows(fit.question, targets)
+    comparisons = comparison_rows(fit.spec, targets)
     goals: dict[str, Goal] = {
         name: make_goal(fit, name, targets, at_targets, comparisons)
         for name in ("winner", "forecast")
@@ -168,7 +167,7 @@ def agreement(fit: PlannableFit) -> dict[str, Any]:
     return found
 
 
-def candidates(fit: PlannableFit, n: int) -> pd.DataFrame:
+def candidates(fit: Fit, n: int) -> pd.DataFrame:
     """Return n runs spread over methods, new sizes and data sizes."""
     rng = np.random.default_rng(SEED)
     sizes = np.geomspace(1e5, 1e7, 20)
@@ -182,15 +181,15 @@ def candidates(fit: PlannableFit, n: int) -> pd.DataFrame:
     )
 
 
-def speed(fit: PlannableFit) -> dict[str, Any]:
+def speed(fit: Fit) -> dict[str, Any]:
     """Return seconds of one step by goal and number of candidates, and of a batch of 20."""
     few = fit.thinned(DRAWS)
     targets = pd.DataFrame(
         {"task": [fit.runs["task"].iloc[0]], "model_size": [1e7], "finetune_examples": [1e5]}
     )
     at = complete_targets(fit, targets)
-    comparisons = comparison_rows(fit.question, at)
-    found: dict[str, Any] = {"draws": len(few.members[0].belief.base_sd), "step": {}, "batch": {}}
+    comparisons = comparison_rows(fit.spec, at)
+    found: dict[str, Any] = {"draws": few.posteriors[0].size, "step": {}, "batch": {}}
     for name in GOALS:
         found["step"][name] = {}
         for n in POOLS:
@@ -242,7 +241,7 @@ def figure(timed: dict[str, Any]) -> Figure:
 
 def main(fit_path: Path, out: Path) -> None:
     """Measure, print and save."""
-    fit = plannable(load_fit(fit_path))
+    fit = load_fit(fit_path)
     body: dict[str, Any] = {"command": "python " + " ".join(sys.argv)}
     body["closed_form"] = closed_form()
     print(body["closed_form"], flush=True)

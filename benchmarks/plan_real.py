@@ -43,8 +43,8 @@ from refits import cheapest, fit_rows
 from resume import append, kept, mean_and_error, missing, save
 from strategies import BUDGETS, RIVALS, Market, campaign
 
-from tunecast.models.fits import Fit
-from tunecast.models.scoring import crps
+from tunecast.models import Fit
+from tunecast.models.questions.scoring import crps
 
 JUDGED = ("forecast", *RIVALS)
 # Table of arXiv:2604.22753 at its largest budget: 10 % (parallel), 50 % (sparsity). SL2 is its way.

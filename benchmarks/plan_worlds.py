@@ -33,15 +33,15 @@ from resume import append, kept, mean_and_error, missing, save
 from strategies import BUDGETS, STRATEGIES, Market, campaign
 from worlds import METHODS, TASKS, comparison_targets, laws_of_a_world, split
 
-from tunecast.models.fits import Fit
-from tunecast.models.published import ByCell
-from tunecast.models.scoring import crps
-from tunecast.models.simulate import (
+from tunecast.models import Fit
+from tunecast.models.laws.published import ByCell
+from tunecast.models.laws.simulate import (
     BASE_MODEL_EFFECT,
     CURVE_EFFECT,
     published_loss,
     simulate,
 )
+from tunecast.models.questions.scoring import crps
 
 START = 0.05  # the cheapest share of runs that is known
 ASK = {"law": "multiplicative", "cell": ("task", "method")}

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tunecast.models.fits import Fit, Member
-from tunecast.models.inference import question_of, sample
-from tunecast.models.layout import lay_out
-from tunecast.models.priors import WEAK
+from tunecast.models import Fit
+from tunecast.models.hierarchy.priors import WEAK
+from tunecast.models.hierarchy.table import index_runs, spec_of
+from tunecast.models.inference.posterior import Posterior
+from tunecast.models.inference.sampling import sample
 
 TARGET_ACCEPT = 0.9  # a third faster than the fits of `tunecast.models`, for as many draws
 
@@ -36,21 +37,22 @@ def fit_rows(
     tune: int,
     chains: int,
 ) -> Fit:
-    """Return a fit of the rows; ``ask`` goes to `question_of`, the others to `sample`."""
+    """Return a fit of the rows; ``ask`` goes to `spec_of`, the others to `sample`."""
     runs = runs.reset_index(drop=True)
-    question = question_of(runs, **ask)
-    layout = lay_out(runs, question, thin=True)
-    posterior, diagnostics = sample(
-        layout, WEAK, draws=draws, tune=tune, chains=chains, seed=seed, retry=False,
+    spec = spec_of(runs, **ask)
+    table = index_runs(runs, spec, check=False)
+    found = sample(
+        table, WEAK, draws=draws, tune=tune, chains=chains, seed=seed, retry=False,
         target_accept=target_accept,
     )  # fmt: skip
     info = {
         "seed": seed,
         "simulated": False,
-        "law": question.law,
-        "data": question.data,
-        "cell": list(question.cell),
-        "curve": question.curve,
-        "factors": list(question.factors),
+        "law": spec.law,
+        "data": spec.data,
+        "cell": list(spec.cell),
+        "curve": spec.curve,
+        "factors": list(spec.factors),
     }
-    return Fit((Member(layout, WEAK, posterior, 1.0),), runs, info, diagnostics)
+    posterior = Posterior(table, WEAK, found.draws, found.statistics)
+    return Fit((posterior,), runs, info, found.diagnostics)

@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,11 @@ from resume import repeat, save
 from scipy.stats import chi2, norm
 from scipy.stats import t as student_t
 
-from tunecast.models.hierarchy import Belief, replay, simulate_prior
-from tunecast.models.inference import question_of, sample
-from tunecast.models.layout import Layout, lay_out
-from tunecast.models.priors import WEAK, PriorTable
+from tunecast.models.hierarchy.numpy_backends import simulate_prior
+from tunecast.models.hierarchy.priors import WEAK, Priors
+from tunecast.models.hierarchy.table import Table, index_runs, spec_of
+from tunecast.models.inference.posterior import Posterior, spread_out
+from tunecast.models.inference.sampling import sample
 
 BINS = 10
 RANKED = 99  # posterior draws that a rank is taken among: ranks 0 to 99, ten to a bin
@@ -49,15 +51,15 @@ SHRINK = 0.7
 ALARM = 1e-4  # over all quantities and both tests: a right posterior fails as rarely as this
 SEED = 0
 
-NARROW: PriorTable = {
+NARROW: Priors = {
     **WEAK,
-    "level": replace(WEAK["level"], scale=0.3, effect=0.1),
-    "share": replace(WEAK["share"], scale=0.7, effect=0.3),
-    "rate": replace(WEAK["rate"], scale=0.4, effect=0.2),
+    "log_loss_ref": replace(WEAK["log_loss_ref"], scale=0.3, effect=0.1),
+    "logit_floor": replace(WEAK["logit_floor"], scale=0.7, effect=0.3),
+    "log_beta": replace(WEAK["log_beta"], scale=0.4, effect=0.2),
     "alpha": replace(WEAK["alpha"], scale=0.1, effect=0.05),
-    "onset": replace(WEAK["onset"], scale=0.7, effect=0.2),
-    "split": replace(WEAK["split"], scale=0.5, effect=0.2),
-    "base_effect": replace(WEAK["base_effect"], scale=0.3),
+    "logit_onset": replace(WEAK["logit_onset"], scale=0.7, effect=0.2),
+    "log_A_over_E": replace(WEAK["log_A_over_E"], scale=0.5, effect=0.2),
+    "base_model": replace(WEAK["base_model"], scale=0.3),
     "noise": replace(WEAK["noise"], scale=0.3, effect=0.2, scatter=0.3),
     "noise_df": replace(WEAK["noise_df"], scale=0.5),
 }
@@ -86,29 +88,35 @@ def design() -> pd.DataFrame:
     return frame.assign(loss=2 * curve * np.exp(0.005 * rng.standard_normal(len(frame))))
 
 
-def laid_out(frame: pd.DataFrame, law: str) -> Layout:
-    """Return the layout of a table of the design."""
-    return lay_out(frame, question_of(frame, law=law))
+def indexed(frame: pd.DataFrame, law: str) -> Table:
+    """Return the index arrays of a table of the design."""
+    return index_runs(frame, spec_of(frame, law=law))
 
 
-def quantities(layout: Layout, b: Belief) -> dict[str, np.ndarray]:
+def quantities(table: Table, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return what is ranked, shape (draws,) each: positive ones as logarithms."""
-    noise = b.noise[:, layout.row_curve]
-    z = (layout.log_loss - b.mean) / noise
-    likelihood = student_t.logpdf(z, b.noise_df[:, None]) - np.log(noise)
-    found = {f"global {name}": values.reshape(len(b.base_sd)) for name, values in b.roots.items()}
-    found |= {f"scatter {name}": np.log(values) for name, values in b.scatter.items()}
+    noise, df = values["noise"][:, table.run_curve], values["noise_df"]
+    z = (table.log_loss - values["expected_log_loss"]) / noise
+    likelihood = student_t.logpdf(z, df[:, None]) - np.log(noise)
+    found = {
+        f"global {q.name}": values[f"{q.name}_mean"].reshape(len(df)) for q in table.quantities
+    }
     found |= {
-        "sd of tasks' levels": np.log(b.effect_sd["task", "level"]),
-        "sd of methods' rates": np.log(b.effect_sd["method", "rate"]),
-        "sd of base models": np.log(b.base_sd),
-        "effect of a base model": b.base[:, 0],
-        "share of a cell": b.cell["share"][:, 0],
-        "level of a curve": b.level[:, 0],
-        "rate of a curve": b.rate[:, -1],
-        "mean of a row": b.mean[:, -1],
-        "noise of a curve": np.log(b.noise[:, 0]),
-        "degrees of freedom": np.log(b.noise_df - 2),
+        f"sd of curves' {q.name}": np.log(values[f"{q.name}_curve_sd"])
+        for q in table.quantities
+        if f"{q.name}_curve_sd" in values
+    }
+    found |= {
+        "sd of tasks' log_loss_ref": np.log(values["log_loss_ref_task_sd"]),
+        "sd of methods' log_beta": np.log(values["log_beta_method_sd"]),
+        "sd of base models": np.log(values["base_model_sd"]),
+        "effect of a base model": values["base_model_effect"][:, 0],
+        "logit_floor of a cell": values["logit_floor"][:, 0],
+        "log_loss_ref of a curve": values["log_loss_ref_curve"][:, 0],
+        "log_beta of a curve": values["log_beta_curve"][:, -1],
+        "expected log loss of a run": values["expected_log_loss"][:, -1],
+        "noise of a curve": np.log(values["noise"][:, 0]),
+        "degrees of freedom": np.log(df - 2),
         "log likelihood": likelihood.sum(axis=1),
     }
     return found
@@ -118,14 +126,12 @@ def simulation(number: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Return the ranks of one simulation, those of the control, and diagnostics."""
     rng = np.random.default_rng([settings["seed"], number])
     frame = design()
-    first = laid_out(frame, settings["law"])
-    _, true = simulate_prior(first, NARROW, 1, seed=int(rng.integers(2**62)))
-    scale = true.noise[0, first.row_curve]
-    noise = scale * rng.standard_t(true.noise_df[0], size=len(scale))
-    layout = laid_out(frame.assign(loss=np.exp(true.mean[0] + noise)), settings["law"])
+    first = indexed(frame, settings["law"])
+    true = simulate_prior(first, NARROW, 1, int(rng.integers(2**62)), None)
+    table = indexed(frame.assign(loss=np.exp(true.values["log_loss"][0])), settings["law"])
     started = time.perf_counter()
-    posterior, diagnostics = sample(
-        layout,
+    found = sample(
+        table,
         NARROW,
         retry=False,
         seed=int(rng.integers(2**31)),
@@ -133,10 +139,9 @@ def simulation(number: int, settings: dict[str, Any]) -> dict[str, Any]:
     )
     seconds = time.perf_counter() - started
     # Evenly spaced over all chains: as nearly independent as so many draws can be.
-    n = len(next(iter(posterior.values())))
-    at = np.linspace(0, n - 1, RANKED).round().astype(int)
-    few = {name: values[at] for name, values in posterior.items()}
-    drawn, truth = quantities(layout, replay(layout, NARROW, few)), quantities(layout, true)
+    posterior = Posterior(table, NARROW, found.draws)
+    few = posterior.taken(spread_out(posterior.size, RANKED))
+    drawn, truth = quantities(table, few.values), quantities(table, true.values)
     ranks, shrunk = {}, {}
     for name, values in drawn.items():
         ranks[name] = int((values < truth[name][0]).sum())
@@ -146,8 +151,8 @@ def simulation(number: int, settings: dict[str, Any]) -> dict[str, Any]:
         "number": number,
         "ranks": ranks,
         "ranks_shrunk": shrunk,
-        "converged": diagnostics.converged,
-        "diagnostics": asdict(diagnostics),
+        "converged": found.diagnostics.converged,
+        "diagnostics": asdict(found.diagnostics),
         "seconds": seconds,
     }
 

@@ -2,15 +2,19 @@
 
     python benchmarks/speed.py --out benchmarks/results/speed.json
 
-Wall time of the command line, each in a process of its own: `fit` to the saved file, compilation
-included, on the embedded ladder and on rectified_ft up to 25,600 examples, `forecast` from the
-saved fit, `--help`. Then the effective sample size of the worst unknown per second of sampling
-(compilation apart), on the second table, against the plain non-centred parametrisation of plain.py:
-with pm.sample as PyMC ships it, and with the sampler that tunecast uses, which leaves the
-coordinates (and the density's own compiler) as the only difference.
-tunecast's seconds include its diagnostics. Where the plain chains do not find one another (R-hat
-far above 1), their effective size is about one for each chain however long they run, and the ratio
-grows with --plain-draws: it is then a lower bound. With --families both sample those alone.
+*Commands*: wall time of the command line, each in a process of its own: `fit` to the saved file,
+compilation included, on the embedded ladder and on rectified_ft up to 25,600 examples (FLAN and
+Gigaword), `forecast` from the saved fit, `--help`.
+
+*Ablation*: the same posterior of the second table, sampled four ways: (a) in the coordinates of
+`tunecast.models.hierarchy.geometry`; (b) without them, in the centred form of the textbook; (c) the
+same with nutpie's low-rank mass matrix; (d) the textbook model by `pm.sample` as PyMC ships it.
+(a) to (c) share the compiled density, so that coordinates and mass matrix are all that differs. Each
+doubles its draws, with as many to warm up, until R-hat is 1.05 at most over A, E, beta, alpha and
+the curves' quantities, or its time is over; what did not get there is reported so, and has no
+figure. The figure is the smallest effective sample size over the same quantities per second of the
+last sampling, warm-up included and compilation apart, over three seeds. A seed of a way is one line
+of a JSONL file beside OUT, so a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -29,22 +33,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pymc as pm
 from arviz_stats.base import array_stats
 from data import rectified_ft
-from plain import plain_model
-from resume import save
+from resume import append, kept, missing, save
 
 from tunecast.models import load_fit
-from tunecast.models.density import compiled_density
-from tunecast.models.hierarchy import log_sigmoid, replay
-from tunecast.models.inference import CHAINS, TUNE, question_of, sample
-from tunecast.models.layout import Layout, lay_out
-from tunecast.models.priors import WEAK
+from tunecast.models.compile.density import compiled_density
+from tunecast.models.hierarchy.numpy_backends import geometry_of, replay
+from tunecast.models.hierarchy.priors import WEAK
+from tunecast.models.hierarchy.pymc_model import build
+from tunecast.models.hierarchy.table import Table, index_runs, spec_of
+from tunecast.models.inference.sampling import CHAINS, STEP_JITTER, TARGET_ACCEPT
 
 WHERE = "finetune_examples > 0 and finetune_examples <= 25600"
-SEED = 0
+WAYS = ("geometry", "no geometry", "no geometry, low-rank mass matrix", "no geometry, pm.sample")
+SEEDS = 3
+RHAT = 1.05
+FIRST = 500  # draws of each chain
+COMPARED = ("A", "E", "alpha", "beta", "logit_floor_curve", "log_beta_curve", "log_loss_ref_curve")
 
 
 def tunecast(*arguments: str) -> float:
@@ -81,112 +88,121 @@ def commands(folder: Path) -> dict[str, Any]:
     return found
 
 
-def compared_table(families: str) -> pd.DataFrame:
-    """Return the rows that both parametrisations sample."""
-    runs = rectified_ft().query(WHERE)
-    if families:
-        runs = runs[runs["family"].isin(families.split(","))]
-    return runs.reset_index(drop=True)
+# --------------------------------------------------------------------------- ablation
 
 
-def least(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+def sampled(table: Table, compiled: Any, way: str, seed: int, draws: int) -> dict[str, np.ndarray]:
+    """Return draws of the sampled variables, shape (chains, draws, ...)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if way == "no geometry, pm.sample":
+            with compiled:
+                trace = pm.sample(
+                    draws=draws, tune=draws, chains=CHAINS, cores=min(CHAINS, os.cpu_count() or 1),
+                    random_seed=seed, nuts_sampler="pymc", progressbar=False,
+                    compute_convergence_checks=False,
+                )  # fmt: skip
+        else:
+            import nutpie
+
+            low_rank = way == "no geometry, low-rank mass matrix"
+            trace = nutpie.sample(
+                compiled, draws=draws, tune=draws, chains=CHAINS, seed=seed, progress_bar=False,
+                target_accept=TARGET_ACCEPT, step_size_jitter=STEP_JITTER,
+                adaptation="low_rank" if low_rank else "diag",
+            )  # fmt: skip
+    posterior = trace["posterior"].to_dataset()
+    return {str(name): np.asarray(values) for name, values in posterior.data_vars.items()}
+
+
+def worst(values: Mapping[str, np.ndarray]) -> tuple[float, float]:
     """Return smallest bulk ESS and largest R-hat of values of shape (chains, draws, ...)."""
     flat = [v.reshape(*v.shape[:2], -1) for v in values.values()]
-    columns = np.moveaxis(np.concatenate(flat, axis=2), 2, 0)
-    ess = [array_stats.ess(c, chain_axis=0, draw_axis=1) for c in columns]
-    rhat = [array_stats.rhat(c, chain_axis=0, draw_axis=1) for c in columns]
-    return {"ess_bulk_min": float(min(ess)), "rhat_max": float(max(rhat))}
+    each = np.moveaxis(np.concatenate(flat, axis=2), 2, 0)
+    ess = [array_stats.ess(c, chain_axis=0, draw_axis=1) for c in each]
+    rhat = [array_stats.rhat(c, chain_axis=0, draw_axis=1) for c in each]
+    return float(min(ess)), float(max(rhat))
 
 
-def per_second(
-    unknowns: Mapping[str, float], shared: Mapping[str, float], seconds: float, draws: int
-) -> dict[str, Any]:
-    """Return ESS per second over a model's own unknowns and over what both models have."""
+def compared(table: Table, way: str, draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the quantities that all ways are compared by, shape (chains, draws, ...)."""
+    if way == "no geometry, pm.sample":
+        return {name: draws[name] for name in COMPARED}
+    chains, length = next(iter(draws.values())).shape[:2]
+    flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in draws.items()}
+    geometry = geometry_of(table, WEAK) if way == "geometry" else None
+    values = replay(table, WEAK, flat, geometry).values
     return {
-        "seconds": seconds,
-        "draws": draws,
-        "own": dict(unknowns),
-        "shared": dict(shared),
-        "own_per_second": unknowns["ess_bulk_min"] / seconds,
-        "shared_per_second": shared["ess_bulk_min"] / seconds,
+        name: values[name].reshape(chains, length, *values[name].shape[1:]) for name in COMPARED
     }
 
 
-def ours(layout: Layout, draws: int, tune: int) -> dict[str, Any]:
-    """Sample tunecast's coordinates."""
-    compiled_density(layout, WEAK)  # so that what is timed is sampling
-    started = time.perf_counter()
-    posterior, diagnostics = sample(layout, WEAK, retry=False, draws=draws, tune=tune, seed=SEED)
-    seconds = time.perf_counter() - started
-    b = replay(layout, WEAK, posterior)
-    both = {"log_E": b.level + log_sigmoid(b.share, np), "log_beta": b.rate}
-    shared = least({k: v.reshape(CHAINS, -1, v.shape[-1]) for k, v in both.items()})
-    own = {"ess_bulk_min": diagnostics.ess_bulk_min, "rhat_max": diagnostics.rhat_max}
-    return per_second(own, shared, seconds, draws)
+def one(table: Table, way: str, seed: int, limit: float) -> dict[str, Any]:
+    """Sample until the chains agree, or for so many seconds in all."""
+    if way == "no geometry, pm.sample":
+        compiled = build(table, WEAK, None)
+    else:
+        compiled = compiled_density(table, WEAK, geometry=way == "geometry")
+    draws, spent = FIRST, 0.0
+    while True:
+        started = time.perf_counter()
+        got = sampled(table, compiled, way, seed, draws)
+        seconds = time.perf_counter() - started
+        spent += seconds
+        ess, rhat = worst(compared(table, way, got))
+        reached = rhat <= RHAT
+        print(f"{way}, seed {seed}: {draws} draws, {seconds:.0f} s, ESS {ess:.0f}, R-hat {rhat:.3f}",
+              flush=True)  # fmt: skip
+        # The next try takes about twice as long.
+        if reached or spent + 2 * seconds > limit:
+            break
+        draws *= 2
+    return {
+        "way": way, "seed": seed, "draws": draws, "seconds": seconds, "ess": ess, "rhat": rhat,
+        "reached": reached, "ess_per_second": ess / seconds if reached else None,
+    }  # fmt: skip
 
 
-def plain(layout: Layout, draws: int, tune: int, sampler: str) -> dict[str, Any]:
-    """Sample the plain parametrisation, by PyMC's own sampler or by nutpie."""
-    with plain_model(layout) as model, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if sampler == "nutpie":
-            import nutpie
-
-            compiled = nutpie.compile_pymc_model(model)
-            started = time.perf_counter()
-            trace = nutpie.sample(
-                compiled, draws=draws, tune=tune, chains=CHAINS, seed=SEED, progress_bar=False
-            )
-            seconds = time.perf_counter() - started
-        else:
-            trace = pm.sample(
-                draws=draws, tune=tune, chains=CHAINS, cores=min(CHAINS, os.cpu_count() or 1),
-                random_seed=SEED, nuts_sampler="pymc", progressbar=False,
-                compute_convergence_checks=False,
-            )  # fmt: skip
-            seconds = float(trace["posterior"].attrs["sampling_time"])
-    posterior = trace["posterior"].to_dataset()
-    values = {str(k): np.asarray(v) for k, v in posterior.data_vars.items()}
-    both = {name: values.pop(name) for name in ("log_E", "log_beta")}
-    return per_second(least(values), least(both), seconds, draws)
-
-
-def parametrisations(families: str, draws: int, plain_draws: int) -> dict[str, Any]:
-    """Return ESS per second of both parametrisations, and the ratios."""
-    table = compared_table(families)
-    layout = lay_out(table, question_of(table, law="rectified"))
-    found: dict[str, Any] = {"families": families or "all", "runs": len(table)}
-    found["tunecast"] = ours(layout, draws, TUNE)
-    print(f"tunecast: {found['tunecast']}", flush=True)
-    for sampler in ("nutpie", "pymc"):
-        got = plain(layout, plain_draws, plain_draws, sampler)
-        for kind in ("own", "shared"):
-            name = f"{kind}_per_second"
-            got[f"{kind}_ratio"] = found["tunecast"][name] / got[name]
-        found[f"plain, {sampler}"] = got
-        print(f"plain, {sampler}: {got}", flush=True)
+def ablation(path: Path, limit: float) -> dict[str, Any]:
+    """Return effective samples a second of each way over the seeds."""
+    runs = rectified_ft().query(WHERE).reset_index(drop=True)
+    table = index_runs(runs, spec_of(runs, law="rectified"))
+    jobs = [(way, seed) for seed in range(SEEDS) for way in WAYS]
+    settings = {"where": WHERE, "limit": limit, "ways": list(WAYS)}
+    for number in missing(path, settings, "number", len(jobs), False):
+        append(path, {"number": number, **one(table, *jobs[number], limit)})
+    found: dict[str, Any] = {"runs": len(runs), "seeds": SEEDS, "limit": limit}
+    for way in WAYS:
+        lines = [r for r in kept(path, settings, "number").values() if r["way"] == way]
+        rates = [line["ess_per_second"] for line in lines if line["reached"]]
+        found[way] = {
+            "reached": len(rates),
+            "lowest": min(rates, default=None),
+            "highest": max(rates, default=None),
+            "rhat": [line["rhat"] for line in lines],
+            "seconds": [line["seconds"] for line in lines],
+            "draws": [line["draws"] for line in lines],
+        }
     return found
 
 
-def main(out: Path, families: str, draws: int, plain_draws: int, only: str) -> None:
+def main(out: Path, limit: float, only: str) -> None:
     """Measure, print and save; what is not measured again is kept."""
     body: dict[str, Any] = json.loads(out.read_text()) if only and out.exists() else {}
     body |= {"command": "python " + " ".join(sys.argv), "cores": os.cpu_count()}
-    if only != "sampling":
+    if only != "ablation":
         with tempfile.TemporaryDirectory() as folder:
             body["commands"] = commands(Path(folder))
         save(out, body)
     if only != "commands":
-        body["sampling"] = parametrisations(families, draws, plain_draws)
+        body["ablation"] = ablation(out.with_suffix(".jsonl"), limit)
         save(out, body)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/speed.json"))
-    parser.add_argument("--families", default="", help="comma-separated; all unless given")
-    parser.add_argument("--draws", type=int, default=1000)
-    parser.add_argument("--plain-draws", type=int, default=200, help="as many again to warm up")
-    parser.add_argument("--only", choices=("commands", "sampling"), default="")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds for a way and seed")
+    parser.add_argument("--only", choices=("commands", "ablation"), default="")
     given = parser.parse_args()
-    main(given.out, given.families, given.draws, given.plain_draws, given.only)
+    main(given.out, given.limit, given.only)

@@ -19,9 +19,7 @@ import numpy as np
 import pandas as pd
 from refits import fit_rows
 
-from tunecast.models import plan
-from tunecast.models.fits import Fit, published_parameters
-from tunecast.models.laws import get_law
+from tunecast.models import Fit, plan
 from tunecast.models.planning import NothingToTell
 
 GOALS = ("winner", "forecast")
@@ -161,7 +159,7 @@ def _optimal(
     known, known_cell = gradients(fit, fit.runs)
     wanted, wanted_cell = gradients(fit, targets)
     width = jacobian.shape[1]
-    noise = float(np.exp(2 * np.median(fit.members[0].belief.noise_task)))
+    noise = float(np.exp(2 * np.median(fit.posteriors[0].values["log_noise_task"])))
     covariance = {}
     for c in np.unique(np.concatenate([cell, known_cell, wanted_cell])):
         rows = known[known_cell == c]
@@ -198,16 +196,15 @@ def gradients(fit: Fit, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
     A cell without runs stands at the medians of all cells.
     """
-    member = fit.members[0]
-    question, cells = member.layout.question, member.layout.cells
-    law = get_law(question.law)
-    labels = list(rows[list(question.cell)].astype(str).itertuples(index=False, name=None))
-    parameters = [published_parameters(member, k) for k in range(len(cells))]
+    table = fit.posteriors[0].table
+    spec, cells, law = table.spec, table.cells, table.law
+    labels = list(rows[list(spec.cell)].astype(str).itertuples(index=False, name=None))
+    parameters = list(fit.cell_parameters().values())
     usual = {n: np.concatenate([p[n] for p in parameters]) for n in parameters[0]}
     every = (*cells, *sorted(set(labels) - set(cells)))
     index = np.array([every.index(label) for label in labels])
-    D = rows[question.data].to_numpy(float)
-    X = {f: rows[f].to_numpy(float) for f in question.factors}
+    D = rows[spec.data].to_numpy(float)
+    X = {f: rows[f].to_numpy(float) for f in spec.factors}
     out: list[np.ndarray] = [np.empty(0)] * len(rows)
     for k in np.unique(index):
         at = np.flatnonzero(index == k)
@@ -219,7 +216,7 @@ def gradients(fit: Fit, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
             values: np.ndarray, at: np.ndarray = at, names: list[str] = names
         ) -> np.ndarray:
             given = dict(zip(names, values, strict=True))
-            alpha = {f: given.pop(f"alpha:{f}") for f in question.factors if f"alpha:{f}" in given}
+            alpha = {f: given.pop(f"alpha:{f}") for f in spec.factors if f"alpha:{f}" in given}
             x = {f: v[at] for f, v in X.items()}
             return np.log(law(D[at], x, **given, **({"alpha": alpha} if law.has("alpha") else {})))
 

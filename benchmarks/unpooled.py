@@ -1,7 +1,7 @@
 """A Bayesian fit without pooling: every curve on its own, the same law, the same sampler.
 
-The rectified law in the coordinates of the hierarchy (level, share, local slope, onset), with the
-prior table's global rows as each curve's own prior and no scale learned across curves.
+The rectified law by the quantities of the hierarchy, with the prior table's global rows as each
+curve's own prior and no scale learned across curves.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from tunecast.models.hierarchy import decline, slope_shift
+from tunecast.models.hierarchy.priors import WEAK
 from tunecast.models.laws import get_law
-from tunecast.models.priors import WEAK
+from tunecast.models.laws.law import log_relative_loss
+from tunecast.models.laws.positive import NumPy
+
+WEAKLY_IDENTIFIED = ("logit_floor", "logit_onset")
 
 
 def unpooled(
@@ -44,21 +47,19 @@ def unpooled(
         raise ValueError(f"{int((where < 0).sum())} rows belong to curves without training rows")
 
     with pm.Model() as model:
-        z = {name: pm.Normal(name, 0, 1, shape=n) for name in ("share", "onset", "noise")}
-        share = WEAK["share"].location + WEAK["share"].scale * z["share"]
-        onset = WEAK["onset"].location + WEAK["onset"].scale * z["onset"]
-        shift = slope_shift(share, onset, pt)
-        slope = pm.Normal("slope", WEAK["rate"].location + shift, WEAK["rate"].scale, shape=n)
+        z = {name: pm.Normal(name, 0, 1, shape=n) for name in (*WEAKLY_IDENTIFIED, "noise")}
+        q = {k: WEAK[k].location + WEAK[k].scale * z[k] for k in WEAKLY_IDENTIFIED}
+        shift = law.log_slope(q, pt)
+        prior = WEAK["log_beta"]
+        slope = pm.Normal("log_slope", prior.location + shift, prior.scale, shape=n)
+        q["log_beta"] = slope - shift
         start = pd.Series(y).groupby(at).mean().to_numpy()
-        level = pm.Normal(
-            "level", WEAK["level"].location, WEAK["level"].scale, initval=start, shape=n
-        )
+        prior = WEAK["log_loss_ref"]
+        level = pm.Normal("log_loss_ref", prior.location, prior.scale, initval=start, shape=n)
         noise = pt.exp(WEAK["noise"].location + WEAK["noise"].scale * z["noise"])
         tail = WEAK["noise_df"]
         df = 2 + pt.exp(tail.location + tail.scale * pm.Normal("df", 0, 1))
-        mean = level[at] + decline(
-            law, x - centre[at], share[at], (slope - shift)[at], onset[at], pt
-        )
+        mean = level[at] + log_relative_loss(law, x - centre[at], q, pt, at)
         pm.StudentT("y", nu=df, mu=mean, sigma=noise[at], observed=y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -71,11 +72,10 @@ def unpooled(
     got = {
         str(k): np.asarray(v).reshape(-1, *v.shape[2:])[::4] for k, v in posterior.data_vars.items()
     }
-    share = WEAK["share"].location + WEAK["share"].scale * got["share"][:, where]
-    onset = WEAK["onset"].location + WEAK["onset"].scale * got["onset"][:, where]
-    rate = got["slope"][:, where] - slope_shift(share, onset, np)
+    q = {k: WEAK[k].location + WEAK[k].scale * got[k][:, where] for k in WEAKLY_IDENTIFIED}
+    q["log_beta"] = got["log_slope"][:, where] - law.log_slope(q, NumPy)
     log_u = np.log(test["finetune_examples"].to_numpy(float)) - centre[where]
-    mean = got["level"][:, where] + decline(law, log_u, share, rate, onset, np)
+    mean = got["log_loss_ref"][:, where] + log_relative_loss(law, log_u, q, NumPy)
     scale = np.exp(WEAK["noise"].location + WEAK["noise"].scale * got["noise"][:, where])
     df = 2 + np.exp(tail.location + tail.scale * got["df"])[:, None]
     rng = np.random.default_rng(seed)

@@ -32,17 +32,17 @@ from refits import fit_rows
 from resume import mean_and_error, repeat, save
 from scipy.stats import binom
 
-from tunecast.models.pointfits import fit_point
-from tunecast.models.published import LANGUAGE_MODEL, PRINTED, ByCell, Row
-from tunecast.models.questions import compare
-from tunecast.models.scoring import BAND, COVERAGES, crps
-from tunecast.models.simulate import (
+from tunecast.models.laws.published import LANGUAGE_MODEL, PRINTED, ByCell, Row
+from tunecast.models.laws.simulate import (
     BASE_MODEL_EFFECT,
     CURVE_EFFECT,
     RUN_NOISE,
     published_loss,
     simulate,
 )
+from tunecast.models.pointfits import fit_point
+from tunecast.models.questions.compare import compare
+from tunecast.models.questions.scoring import BAND, COVERAGES, crps
 
 HELD_OUT = 16e9
 TASKS = tuple(LANGUAGE_MODEL)

@@ -132,9 +132,13 @@ class Recorded:
 
 
 def _recorded(
-    table: Table, priors: Priors, taken: dict[str, np.ndarray], tape: Tape | None
-) -> tuple[Any, Any, Any]:
-    """Return what stands for the table, its prior table and the geometry of both."""
+    table: Table,
+    priors: Priors,
+    geometry: bool,
+    taken: dict[str, np.ndarray],
+    tape: Tape | None,
+) -> tuple[Any, Any, Geometry | None]:
+    """Return what stands for the table, its prior table and the geometry of both, if asked for."""
     known = estimate(table, priors)
     t: Any
     p: Any
@@ -143,16 +147,16 @@ def _recorded(
         Recorded(real, name, taken, tape)
         for real, name in ((table, "table"), (priors, "priors"), (known, "estimates"))
     )
-    return t, p, Geometry(t, e)
+    return t, p, Geometry(t, e) if geometry else None
 
 
-def inputs(table: Table, priors: Priors) -> Inputs:
+def inputs(table: Table, priors: Priors, geometry: bool = True) -> Inputs:
     """Return what the density of a table takes."""
     numbers: dict[str, np.ndarray] = {}
-    t, p, geometry = _recorded(table, priors, numbers, None)
-    start = starting_point(t, p, 0, geometry)
+    t, p, coordinates = _recorded(table, priors, geometry, numbers, None)
+    start = starting_point(t, p, 0, coordinates)
     # What only the likelihood looks at.
-    hierarchy(LogDensity(t, geometry, start), t, p)
+    hierarchy(LogDensity(t, coordinates, start), t, p)
     return Inputs({name: value.shape for name, value in start.items()}, numbers)
 
 
@@ -175,7 +179,7 @@ class Recording:
 class Recorder(LogDensity):
     """The backend that records: each variable is an input of a tape."""
 
-    def __init__(self, table: Any, geometry: Geometry, tape: Tape) -> None:
+    def __init__(self, table: Any, geometry: Geometry | None, tape: Tape) -> None:
         self.variables: dict[str, Node] = {}
         super().__init__(table, geometry, self.variables)
         self.xp = tape
@@ -192,12 +196,12 @@ class Recorder(LogDensity):
         """Leave out what no density depends on."""
 
 
-def record(table: Table, priors: Priors) -> Recording:
+def record(table: Table, priors: Priors, geometry: bool = True) -> Recording:
     """Return the program of the log density of a table's structure."""
     tape = Tape()
     numbers: dict[str, np.ndarray] = {}
-    t, p, geometry = _recorded(table, priors, numbers, tape)
-    found = Recorder(t, geometry, tape)
+    t, p, coordinates = _recorded(table, priors, geometry, numbers, tape)
+    found = Recorder(t, coordinates, tape)
     hierarchy(found, t, p)
     total = tape.total([(tape.node(term), ()) for term in found.terms], ())
     integers = {name for name, value in numbers.items() if value.dtype == np.int32}
@@ -228,24 +232,33 @@ class _Function:
     held: Any
 
 
-def compiled_density(table: Table, priors: Priors) -> Any:
+def compiled_density(table: Table, priors: Priors, *, geometry: bool = True) -> Any:
     """Return the model of a table for ``nutpie.sample``.
+
+    Parameters
+    ----------
+    table : Table
+        The runs.
+    priors : mapping of str to Prior
+        Prior table.
+    geometry : bool
+        Whether unknowns are sampled in coordinates that suit the runs, or as they are.
 
     Raises
     ------
     DensityError
         When the code fails its check, which is a defect.
     """
-    taken = inputs(table, priors)
+    taken = inputs(table, priors, geometry)
     structure = _structure(table, taken)
     if structure not in _RECORDED:
-        _RECORDED[structure] = record(table, priors)
+        _RECORDED[structure] = record(table, priors, geometry)
     recording = _RECORDED[structure]
     held, numbers = _numbers(recording, taken)
-    geometry = geometry_of(table, priors)
+    coordinates = geometry_of(table, priors) if geometry else None
 
     def start(seed: int) -> np.ndarray:
-        return taken.flat(starting_point(table, priors, seed, geometry))
+        return taken.flat(starting_point(table, priors, seed, coordinates))
 
     code = llvm.code(recording.program.text)
     model = CompiledPyMCModel(
@@ -264,7 +277,7 @@ def compiled_density(table: Table, priors: Priors) -> Any:
         _shapes=dict(taken.shapes),
         _coords={},
     )
-    fault = _fault(model, table, priors, geometry, taken)
+    fault = _fault(model, table, priors, coordinates, taken)
     if fault:
         raise DensityError(fault)
     return model
@@ -298,7 +311,7 @@ def value_and_gradient(model: Any, x: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _fault(
-    model: Any, table: Table, priors: Priors, geometry: Geometry, taken: Inputs
+    model: Any, table: Table, priors: Priors, geometry: Geometry | None, taken: Inputs
 ) -> str | None:
     """Return what is wrong with compiled code, if anything."""
     x = model.initial_point_func(0)

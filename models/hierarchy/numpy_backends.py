@@ -83,7 +83,7 @@ class Start(Backend):
     prior scale and at most 1, so that chains which agree did not start together.
     """
 
-    def __init__(self, table: Table, geometry: Geometry, seed: int) -> None:
+    def __init__(self, table: Table, geometry: Geometry | None, seed: int) -> None:
         super().__init__(table, geometry)
         self.rng = np.random.default_rng(seed)
         self.point: dict[str, np.ndarray] = {}
@@ -159,7 +159,7 @@ def simulate_prior(
 
 
 def starting_point(
-    table: Table, priors: Priors, seed: int, geometry: Geometry
+    table: Table, priors: Priors, seed: int, geometry: Geometry | None
 ) -> dict[str, np.ndarray]:
     """Return a value of every raw variable to start a chain from, in the order of declaration."""
     start = Start(table, geometry, seed)
