@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import nutpie
 import pymc as pm
 from arviz_stats.base import array_stats
 from data import rectified_ft
@@ -47,7 +48,8 @@ from tunecast.models.hierarchy.table import Table, index_runs, spec_of
 from tunecast.models.inference.sampling import CHAINS, STEP_JITTER, TARGET_ACCEPT
 
 WHERE = "finetune_examples > 0 and finetune_examples <= 25600"
-WAYS = ("geometry", "no geometry", "no geometry, low-rank mass matrix", "no geometry, pm.sample")
+LOW_RANK, PM_SAMPLE = "no geometry, low-rank mass matrix", "no geometry, pm.sample"
+WAYS = ("geometry", "no geometry", LOW_RANK, PM_SAMPLE)
 SEEDS = 3
 RHAT = 1.05
 FIRST = 500  # draws of each chain
@@ -91,28 +93,28 @@ def commands(folder: Path) -> dict[str, Any]:
 # --------------------------------------------------------------------------- ablation
 
 
-def sampled(table: Table, compiled: Any, way: str, seed: int, draws: int) -> dict[str, np.ndarray]:
-    """Return draws of the sampled variables, shape (chains, draws, ...)."""
+def sampled(compiled: Any, way: str, seed: int, draws: int) -> tuple[dict[str, np.ndarray], float]:
+    """Return draws of the sampled variables, shape (chains, draws, ...), and the seconds taken."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if way == "no geometry, pm.sample":
+        if way == PM_SAMPLE:
             with compiled:
                 trace = pm.sample(
                     draws=draws, tune=draws, chains=CHAINS, cores=min(CHAINS, os.cpu_count() or 1),
                     random_seed=seed, nuts_sampler="pymc", progressbar=False,
                     compute_convergence_checks=False,
                 )  # fmt: skip
+            seconds = float(trace["posterior"].attrs["sampling_time"])
         else:
-            import nutpie
-
-            low_rank = way == "no geometry, low-rank mass matrix"
+            started = time.perf_counter()
             trace = nutpie.sample(
                 compiled, draws=draws, tune=draws, chains=CHAINS, seed=seed, progress_bar=False,
                 target_accept=TARGET_ACCEPT, step_size_jitter=STEP_JITTER,
-                adaptation="low_rank" if low_rank else "diag",
+                adaptation="low_rank" if way == LOW_RANK else "diag",
             )  # fmt: skip
+            seconds = time.perf_counter() - started
     posterior = trace["posterior"].to_dataset()
-    return {str(name): np.asarray(values) for name, values in posterior.data_vars.items()}
+    return {str(name): np.asarray(values) for name, values in posterior.data_vars.items()}, seconds
 
 
 def worst(values: Mapping[str, np.ndarray]) -> tuple[float, float]:
@@ -126,7 +128,7 @@ def worst(values: Mapping[str, np.ndarray]) -> tuple[float, float]:
 
 def compared(table: Table, way: str, draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the quantities that all ways are compared by, shape (chains, draws, ...)."""
-    if way == "no geometry, pm.sample":
+    if way == PM_SAMPLE:
         return {name: draws[name] for name in COMPARED}
     chains, length = next(iter(draws.values())).shape[:2]
     flat = {k: v.reshape(-1, *v.shape[2:]) for k, v in draws.items()}
@@ -139,20 +141,18 @@ def compared(table: Table, way: str, draws: Mapping[str, np.ndarray]) -> dict[st
 
 def one(table: Table, way: str, seed: int, limit: float) -> dict[str, Any]:
     """Sample until the chains agree, or for so many seconds in all."""
-    if way == "no geometry, pm.sample":
+    if way == PM_SAMPLE:
         compiled = build(table, WEAK, None)
     else:
         compiled = compiled_density(table, WEAK, geometry=way == "geometry")
     draws, spent = FIRST, 0.0
     while True:
-        started = time.perf_counter()
-        got = sampled(table, compiled, way, seed, draws)
-        seconds = time.perf_counter() - started
+        got, seconds = sampled(compiled, way, seed, draws)
         spent += seconds
         ess, rhat = worst(compared(table, way, got))
         reached = rhat <= RHAT
-        print(f"{way}, seed {seed}: {draws} draws, {seconds:.0f} s, ESS {ess:.0f}, R-hat {rhat:.3f}",
-              flush=True)  # fmt: skip
+        told = f"{draws} draws, {seconds:.0f} s, ESS {ess:.0f}, R-hat {rhat:.3f}"
+        print(f"{way}, seed {seed}: {told}", flush=True)
         # The next try takes about twice as long.
         if reached or spent + 2 * seconds > limit:
             break
