@@ -8,10 +8,10 @@ Gigaword), `forecast` from the saved fit, `--help`.
 
 *Ablation*: the same posterior of the second table, sampled four ways: (a) in the coordinates of
 `tunecast.models.hierarchy.geometry`; (b) without them, in the centred form of the textbook; (c) the
-same with nutpie's low-rank mass matrix; (d) the textbook model by `pm.sample` as PyMC ships it.
-(a) to (c) share the compiled density, so that coordinates and mass matrix are all that differs. Each
-doubles its draws, with as many to warm up, until R-hat is 1.05 at most over A, E, beta, alpha and
-the curves' quantities, or its time is over; what did not get there is reported so, and has no
+same with nutpie's low-rank mass matrix; (d) the textbook model by `pm.sample` as PyMC ships it. The
+first three share the compiled density, so that coordinates and mass matrix are all that differs.
+Each doubles its draws, with as many to warm up, until R-hat is 1.05 at most over A, E, beta, alpha
+and the curves' quantities, or its time is over; what did not get there is reported so, and has no
 figure. The figure is the smallest effective sample size over the same quantities per second of the
 last sampling, warm-up included and compilation apart, over three seeds. A seed of a way is one line
 of a JSONL file beside OUT, so a killed run goes on where it stopped.
