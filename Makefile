@@ -7,6 +7,8 @@
 PYTHON_IN_VENV := .venv/bin/python
 # -P: neither the current folder nor the script's joins the path, so 'import models' cannot work.
 RUN := $(PYTHON_IN_VENV) -P
+# Every file that a forecast depends on, however deep, but not the byte code beside them.
+SOURCES := $(shell find models analysis -name __pycache__ -prune -o -type f -print)
 INSTALL := $(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check --editable
 
 help:
@@ -20,7 +22,7 @@ help:
 forecast: forecasts/.made
 	@echo "The result is in forecasts/, which is up to date."
 
-forecasts/.made: .venv/.modelling $(wildcard models/*.py models/*/* analysis/*.py analysis/*/*)
+forecasts/.made: .venv/.modelling $(SOURCES)
 	@mkdir -p forecasts
 	$(RUN) analysis/make_forecast.py
 	@touch $@
@@ -34,7 +36,7 @@ slow: .venv/.dev
 lint: .venv/.dev
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy typings/tunecast tests benchmarks
+	$(RUN) -m mypy typings/tunecast tools tests benchmarks
 
 benchmarks: .venv/.modelling
 	@echo "They compare with other packages and take a while, so each is run by hand:"

@@ -1,1 +1,1 @@
-"""What we ask: thin scripts and the command line."""
+"""What we ask: the command line, pictures, reports, and thin scripts."""

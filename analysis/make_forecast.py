@@ -16,8 +16,11 @@ from typing import Any
 
 import pandas as pd
 
-from tunecast.analysis.plots import best_figure, forecast_figure, save_figure
-from tunecast.analysis.report import contents, write_html
+from tunecast.analysis.plots.best import best_figure
+from tunecast.analysis.plots.forecast import forecast_figure
+from tunecast.analysis.plots.frame import save_figure
+from tunecast.analysis.report.contents import contents
+from tunecast.analysis.report.page import write_html
 from tunecast.analysis.tables import banners, show, write_table
 from tunecast.models import Fit, fit, read_runs
 from tunecast.models.files import write_atomically

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tunecast.analysis.plan import plan_figure
-from tunecast.analysis.plots import save_figure
+from tunecast.analysis.plots.frame import save_figure
+from tunecast.analysis.plots.plan import plan_figure
 from tunecast.analysis.tables import write_table
 from tunecast.models import fit, plan, read_runs
 

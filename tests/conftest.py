@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 
 # Before anything imports them: figures without a display, one thread for each process.
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -13,23 +14,31 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import pandas as pd
 import pytest
+from commands import Call, Done
 from hypothesis import settings
 
+import tunecast.models
+from tunecast.analysis.cli import main
 from tunecast.models.fits.fit import Fit
 from tunecast.models.hierarchy.numpy_backends import geometry_of, simulate_prior
 from tunecast.models.hierarchy.priors import WEAK, Priors
 from tunecast.models.hierarchy.table import index_runs, spec_of
 from tunecast.models.inference.diagnostics import Diagnostics
 from tunecast.models.inference.posterior import Posterior
-from tunecast.models.runs import read_runs
+from tunecast.models.runs import read_runs, where
 
 # Runs of a smaller ladder than the embedded one: fits take seconds.
 SMALL = str(Path(__file__).parent / "data" / "small_ladder.csv")
+
+# A target of it.
+TARGET = "task,method,model_size,finetune_examples\ndebian-en-de,fmt,1240480,6000\n"
 
 # What a fit of it says of itself.
 INFO = {
@@ -42,9 +51,38 @@ INFO = {
     "simulated": False,
 }
 
+# Names that break a page or turn its text, if they are let.
+HOSTILE = {
+    "task": "</script><script>alert(1)</script> \"quoted\" 'single' & <b>bold</b>",
+    "fmt": "=cmd|' /C calc'!A0 \U0001f9ea",
+    "lora": "\u05e2\u05d1\u05e8\u05d9\u05ea \u202eright to left",
+    "prompt": "very long " * 30,
+}
+
 # The same examples every time: a red build must be one that anybody can repeat.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
+
+
+# --------------------------------------------------------------------------- what may be missing
+
+
+def skip_without(program: str) -> NoReturn:
+    """Skip for want of a program; where TUNECAST_REQUIRE_ALL=1 says that all are there, fail."""
+    if os.environ.get("TUNECAST_REQUIRE_ALL") == "1":
+        pytest.fail(f"TUNECAST_REQUIRE_ALL=1, and {program} is missing", pytrace=False)
+    pytest.skip(f"needs {program}", allow_module_level=True)
+
+
+def importorskip(name: str) -> Any:
+    """Import a module, or do as `skip_without` does where its package is not installed."""
+    try:
+        return pytest.importorskip(name)
+    except pytest.skip.Exception:
+        skip_without(f"the package {name}")
+
+
+# --------------------------------------------------------------------------- for all tests
 
 
 @contextmanager
@@ -100,6 +138,97 @@ def believed() -> Callable[..., Fit]:
         return Fit((Posterior(table, priors, draws),), runs, {"seed": seed}, good)
 
     return make
+
+
+# --------------------------------------------------------------------------- for the command line
+
+
+@pytest.fixture
+def tunecast_(capfd: pytest.CaptureFixture[str]) -> Call:
+    """Return a function that runs one command in this process."""
+
+    def call(*arguments: object) -> Done:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        return Done(int(caught.value.code or 0), *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def unconverged(believed: Callable[..., Fit]) -> Fit:
+    """A fit to the ladder without its largest model, with draws of the prior: not converged."""
+    small = where(read_runs(SMALL), "base_model != 'ladder-1.2m'").reset_index(drop=True)
+    made = believed(small)
+    return replace(made, info=INFO, diagnostics=Diagnostics(1.2, 9.0, 9.0, 0, 1.0, 200))
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory, unconverged: Fit) -> Path:
+    """The file of that fit."""
+    path = tmp_path_factory.mktemp("fit") / "ladder.nc"
+    unconverged.save(path)
+    return path
+
+
+@pytest.fixture
+def no_sampling(monkeypatch: pytest.MonkeyPatch, unconverged: Fit) -> list[dict[str, Any]]:
+    """Put a finished fit in the place of sampling; the list holds how it was asked."""
+    asked: list[dict[str, Any]] = []
+
+    def fake(runs: pd.DataFrame, **options: Any) -> Fit:
+        asked.append({"runs": runs, **options})
+        if not options["allow_unconverged"]:
+            raise tunecast.models.UnconvergedError(unconverged)
+        return unconverged
+
+    monkeypatch.setattr(tunecast.models, "fit", fake)
+    return asked
+
+
+# --------------------------------------------------------------------------- for reports
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        skip_without("chromium")
+    api = importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def small_fit(believed: Callable[..., Fit], _ladder: pd.DataFrame) -> Fit:
+    """A fit to the ladder with draws of the prior."""
+    return believed(_ladder.copy(), size=600)
+
+
+@pytest.fixture(scope="session")
+def drawn_fit(believed: Callable[..., Fit], _ladder: pd.DataFrame) -> Fit:
+    """Draws of the prior narrowed to one of them, with runs drawn from it: a fit that is true."""
+    fit = believed(_ladder.copy(), size=50)
+    (member,) = fit.members
+    posterior = {k: np.repeat(v[:1], 400, axis=0) for k, v in member.posterior.items()}
+    one = replace(fit, members=(Member(member.layout, member.priors, posterior, 1.0),))
+    belief = one.members[0].belief
+    rng = np.random.default_rng(4)
+    t = rng.standard_t(belief.noise_df[0], len(fit.runs))
+    scale = belief.noise[0, member.layout.row_curve]
+    return with_losses(one, np.exp(belief.mean[0] + scale * t))
+
+
+def with_losses(fit: Fit, loss: np.ndarray) -> Fit:
+    """Return the fit with other losses, its draws as they are."""
+    (member,) = fit.members
+    layout = replace(member.layout, log_loss=np.log(loss))
+    changed = Member(layout, member.priors, member.posterior, 1.0)
+    return replace(fit, members=(changed,), runs=fit.runs.assign(loss=loss))
 
 
 # --------------------------------------------------------------------------- for the training tests

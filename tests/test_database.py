@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import importorskip, skip_without
 
-sa = pytest.importorskip("sqlalchemy")
-pytest.importorskip("psycopg")
+sa = importorskip("sqlalchemy")
+importorskip("psycopg")
 
 from tunecast.analysis import cli
 from tunecast.models import Fit
@@ -48,7 +49,7 @@ def server() -> Iterator[str]:
     """Start a server in a folder of its own, without a network; its URL, with a password."""
     programs = postgres_programs()
     if programs is None:
-        pytest.skip("PostgreSQL is not installed")
+        skip_without("PostgreSQL")
     folder = Path(tempfile.mkdtemp(prefix="tunecast-"))  # a socket's path must be short
     # The server refuses to run as root.
     other: dict[str, object] = {}

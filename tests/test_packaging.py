@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from conftest import skip_without
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("models", "training", "analysis")
@@ -26,7 +27,7 @@ def python(code: str, *, cwd: Path) -> str:
 def files_of_the_project() -> list[str]:
     """Return what git tracks, or would track if it were added; skip outside a checkout."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("needs a git checkout")
+        skip_without("a git checkout")
     listed = subprocess.run(
         # A checkout may belong to another user than the one who tests it.
         ["git", "-c", "safe.directory=*", "ls-files", "-coz", "--exclude-standard"],
@@ -65,12 +66,12 @@ def test_the_wheel_holds_every_file_of_the_three_folders(tmp_path: Path) -> None
         if name.split("/")[0] in PARTS
         and (
             name.endswith((".py", "/py.typed"))
-            or name.startswith(("models/data/", "analysis/templates/"))
+            or name.startswith(("models/data/", "analysis/report/templates/"))
         )
     }
     assert {f"tunecast/{part}/py.typed" for part in PARTS} <= wanted
     assert "tunecast/models/data/ladder.csv" in wanted
-    assert "tunecast/analysis/templates/page.js" in wanted
+    assert "tunecast/analysis/report/templates/page.js" in wanted
     assert wanted - packed == {f"tunecast/{planted}"}
     assert packed - wanted == set()
     assert licences

@@ -15,7 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from tunecast.analysis import plots
+from tunecast.analysis.labels import colours, short
+from tunecast.analysis.plots.best import best_figure
+from tunecast.analysis.plots.coverage import coverage_figure
+from tunecast.analysis.plots.crossover import crossover_figure
+from tunecast.analysis.plots.forecast import forecast_figure, plot_forecast
+from tunecast.analysis.plots.frame import save_figure
 from tunecast.models import Fit
 from tunecast.models.runs import read_runs
 from tunecast.models.simulate import published_loss
@@ -97,9 +102,7 @@ def test_a_forecast_says_how_many_of_the_heldout_runs_it_held(
 ) -> None:
     """The spread is known, so the number can be counted apart; a narrow one is the control."""
     for spread in (0.05, 0.005):
-        figure = plots.forecast_figure(
-            fake(trained, spread=spread), heldout[TARGET], heldout=heldout
-        )
+        figure = forecast_figure(fake(trained, spread=spread), heldout[TARGET], heldout=heldout)
         drawn(figure)
         gap = np.abs(np.log(heldout["loss"] / published_loss(heldout)))
         inside = int((gap <= 1.645 * spread).sum())
@@ -113,7 +116,7 @@ def test_a_forecast_says_how_many_of_the_heldout_runs_it_held(
 def test_a_forecast_shows_runs_bands_and_names(
     trained: pd.DataFrame, heldout: pd.DataFrame
 ) -> None:
-    figure = plots.forecast_figure(fake(trained), heldout[TARGET], heldout=heldout)
+    figure = forecast_figure(fake(trained), heldout[TARGET], heldout=heldout)
     (ax,) = figure.axes
     assert ax.get_xscale() == "log"
     assert ax.get_xlabel() == "fine-tuning examples"
@@ -130,8 +133,8 @@ def test_a_forecast_shows_runs_bands_and_names(
 def test_a_curve_is_dashed_where_its_method_has_no_data(
     trained: pd.DataFrame, heldout: pd.DataFrame
 ) -> None:
-    (ax,) = plots.forecast_figure(fake(trained), heldout[TARGET]).axes
-    blue = plots.colours(["fmt"])["fmt"]
+    (ax,) = forecast_figure(fake(trained), heldout[TARGET]).axes
+    blue = colours(["fmt"])["fmt"]
     dashed, solid = (line for line in ax.lines if line.get_color() == blue)
     assert dashed.is_dashed() and not solid.is_dashed()
     assert np.asarray(dashed.get_xdata()).min() == pytest.approx(8_000)
@@ -141,10 +144,10 @@ def test_a_curve_is_dashed_where_its_method_has_no_data(
 def test_only_what_lies_beyond_the_data_is_shaded(
     trained: pd.DataFrame, heldout: pd.DataFrame
 ) -> None:
-    figure = plots.forecast_figure(fake(trained), heldout[TARGET])
+    figure = forecast_figure(fake(trained), heldout[TARGET])
     assert "beyond" not in words(figure)
     further = heldout[TARGET].assign(finetune_examples=1e8)
-    figure = plots.forecast_figure(fake(trained), further)
+    figure = forecast_figure(fake(trained), further)
     assert words(figure).count("beyond\nthe data") == 1
     drawn(figure)
 
@@ -160,7 +163,7 @@ def test_the_lowest_of_all_methods_is_found_where_one_alone_was_asked(
     loss = published_loss(grid.assign(finetune_examples=4.5e6))
     best = grid["method"][int(loss.argmin())]
     assert best != "fmt"
-    figure = plots.forecast_figure(fake(trained), heldout[TARGET])
+    figure = forecast_figure(fake(trained), heldout[TARGET])
     said = words(figure).replace("\n", " ")
     assert f"At 4.5M examples, {best} has the lowest median: {loss.min():.3g} nats" in said
 
@@ -170,7 +173,7 @@ def test_a_figure_of_what_did_not_converge_says_so(
 ) -> None:
     sound = fake(trained, simulated=False)
     bad = fake(trained, simulated=False, converged=False)
-    for make in (plots.forecast_figure, plots.best_figure):
+    for make in (forecast_figure, best_figure):
         assert "NOT CONVERGED" not in words(make(sound, heldout[TARGET]))
         text = words(make(bad, heldout[TARGET]))
         assert text.count("NOT CONVERGED") == 2, "in the title and across the panel"
@@ -179,7 +182,7 @@ def test_a_figure_of_what_did_not_converge_says_so(
 
 def test_the_shares_of_the_best_add_to_one(trained: pd.DataFrame, heldout: pd.DataFrame) -> None:
     targets = heldout[TARGET].drop(columns="method").drop_duplicates()
-    figure = plots.best_figure(fake(trained), targets)
+    figure = best_figure(fake(trained), targets)
     (ax,) = figure.axes
     top = max(
         np.asarray(path.vertices)[:, 1].max() for c in ax.collections for path in c.get_paths()
@@ -187,7 +190,7 @@ def test_the_shares_of_the_best_add_to_one(trained: pd.DataFrame, heldout: pd.Da
     assert top == pytest.approx(1)
     assert "At 4.5M examples, lora is best with probability" in words(figure).replace("\n", " ")
     drawn(figure)
-    two = plots.best_figure(fake(trained), targets, methods=["fmt", "lora"])
+    two = best_figure(fake(trained), targets, methods=["fmt", "lora"])
     assert "prompt" not in words(two)
 
 
@@ -199,7 +202,7 @@ def test_a_crossing_is_drawn_where_it_is(trained: pd.DataFrame, p_none: float) -
         [{"a": "fmt", "b": "lora", "p_none": p_none, "p_one": 1 - p_none, "p_two": 0.0, **row}]
     )
     target = pd.DataFrame([{"task": "wmt14-en-de", "family": "en-de", "model_size": 1e9}])
-    figure = plots.crossover_figure(fake(trained), target, answer)
+    figure = crossover_figure(fake(trained), target, answer)
     drawn(figure)
     (ax,) = figure.axes
     bars = [line for line in ax.lines if line.get_color() == "black"]
@@ -217,7 +220,7 @@ def test_coverage_is_drawn_against_what_it_should_be() -> None:
         share = nominal / 100 - 0.05
         scores |= {f"cover{nominal}": share}
         scores |= {f"cover{nominal}_low": share - 0.1, f"cover{nominal}_high": share + 0.1}
-    figure = plots.coverage_figure(pd.DataFrame([scores, scores | {"converged": False}]))
+    figure = coverage_figure(pd.DataFrame([scores, scores | {"converged": False}]))
     drawn(figure)
     assert len(figure.axes) == 2
     assert figure.axes[0].get_title() == "t, 40 runs"
@@ -236,7 +239,7 @@ def test_a_loss_that_falls_by_half_gets_a_log_axis(trained: pd.DataFrame) -> Non
         for q in NORMAL:
             steep[f"loss_{q}"] *= factor
         ax: Axes = Figure().add_subplot()
-        assert plots.plot_forecast(ax, steep) is ax
+        assert plot_forecast(ax, steep) is ax
         assert ax.get_yscale() == scale
 
 
@@ -244,13 +247,13 @@ def test_too_many_panels_are_refused(trained: pd.DataFrame) -> None:
     targets = trained[TARGET].head(1).drop(columns="model_size")
     sizes = pd.DataFrame({"model_size": np.linspace(1e9, 2e9, 7)})
     with pytest.raises(ValueError, match=r"at most 6 panels.*need 7"):
-        plots.forecast_figure(fake(trained), targets.merge(sizes, how="cross"))
+        forecast_figure(fake(trained), targets.merge(sizes, how="cross"))
 
 
 def test_methods_have_colours_of_their_own() -> None:
     names = ["fmt", "mine", "lora", "yours", "prompt", "bitfit"]
-    assert len(set(plots.colours(names).values())) == len(names)
-    assert plots.colours(["lora"])["lora"] == plots.colours(names)["lora"]
+    assert len(set(colours(names).values())) == len(names)
+    assert colours(["lora"])["lora"] == colours(names)["lora"]
 
 
 @pytest.mark.parametrize(
@@ -258,19 +261,25 @@ def test_methods_have_colours_of_their_own() -> None:
     [(0.5, "0.5"), (60, "60"), (999.6, "1k"), (1_240_480, "1.24M"), (16e9, "16B"), (2e12, "2T")],
 )
 def test_short(value: float, text: str) -> None:
-    assert plots.short(value) == text
+    assert short(value) == text
 
 
 @pytest.mark.parametrize("suffix", [".png", ".pdf", ".svg"])
 def test_a_figure_is_saved_whole(tmp_path: Path, trained: pd.DataFrame, suffix: str) -> None:
     path = tmp_path / f"picture{suffix}"
-    plots.save_figure(plots.forecast_figure(fake(trained), trained[TARGET].head(1)), path)
+    save_figure(forecast_figure(fake(trained), trained[TARGET].head(1)), path)
     assert path.stat().st_size > 1000
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 def test_no_pyplot_and_no_display_are_needed() -> None:
-    code = "import sys, tunecast.analysis.plots; print('matplotlib.pyplot' in sys.modules)"
+    code = (
+        "import importlib, pkgutil, sys\n"
+        "from tunecast.analysis import plots\n"
+        "names = [part.name for part in pkgutil.iter_modules(plots.__path__)]\n"
+        "for name in names: importlib.import_module(f'tunecast.analysis.plots.{name}')\n"
+        "print(len(names) > 5, 'matplotlib.pyplot' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -278,4 +287,4 @@ def test_no_pyplot_and_no_display_are_needed() -> None:
         check=True,
         env={"DISPLAY": ""},
     )
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "True False"

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import write_readme
+from commands import Call
 
 import tunecast.models
-from tunecast.analysis import write_readme
 from tunecast.analysis.cli import app
 from tunecast.models import Fit
 
@@ -19,7 +20,7 @@ SCRIPT = README.split("```python\n")[1].split("```")[0]
 
 
 def test_the_generated_parts_are_up_to_date() -> None:
-    assert write_readme.rendered(README) == README, "run python analysis/write_readme.py"
+    assert write_readme.rendered(README) == README, "run python tools/write_readme.py"
 
 
 def test_a_stale_part_is_renewed() -> None:
@@ -38,21 +39,19 @@ def test_every_link_leads_to_a_file() -> None:
 
 
 def test_the_figure_is_small() -> None:
-    for picture in (ROOT / "analysis" / "figures").glob("*.png"):
+    for picture in (ROOT / "tools" / "figures").glob("*.png"):
         assert picture.stat().st_size < 150_000, picture.name
 
 
-def test_every_command_and_option_exists() -> None:
+def test_every_command_and_option_exists(tunecast_: Call) -> None:
     called = re.findall(r"^tunecast (.+)$", README, flags=re.MULTILINE)
     assert len(called) >= 5
     for line in called:
         command = line.split()[0]
-        code = "from tunecast.analysis.cli import main; main()"
-        called_help = [sys.executable, "-c", code, command, "--help"]
-        done = subprocess.run(called_help, capture_output=True, text=True)
-        assert done.returncode == 0, line
+        done = tunecast_(command, "--help")
+        assert done.code == 0, line
         for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", line):
-            assert re.search(rf"{option}\b", done.stdout), (line, option)
+            assert re.search(rf"{option}\b", done.out), (line, option)
     registered = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback}
     assert {line.split()[0] for line in called} <= registered
     for name in registered:

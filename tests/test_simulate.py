@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import simulate_zhang2024
 from scipy import stats
 
-from tunecast.analysis import simulate_zhang2024
 from tunecast.models.published import (
     CROSSING,
     DATA_SIZES,

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import importorskip
 
-torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
+torch = importorskip("torch")
+peft = importorskip("peft")
+transformers = importorskip("transformers")
 
 from tunecast.models.errors import TunecastError
 from tunecast.models.runs import read_runs
@@ -123,8 +124,8 @@ def test_a_trainer_that_diverged_leaves_a_row_too(
 
 
 def test_trl_leaves_a_row(base: Loaded, task: Encoded, tmp_path: Path) -> None:
-    trl = pytest.importorskip("trl")
-    datasets = pytest.importorskip("datasets")
+    trl = importorskip("trl")
+    datasets = importorskip("datasets")
     arguments = trl.SFTConfig(
         output_dir=str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=4, use_cpu=True,
         report_to=[], disable_tqdm=True, save_strategy="no", bf16=False,
@@ -166,8 +167,8 @@ def test_a_greedy_continuation_takes_the_likeliest_token(
 
 
 def test_a_model_that_learned_scores_better(base: Loaded, task: Encoded) -> None:
-    pytest.importorskip("sacrebleu")
-    pytest.importorskip("rouge_score")
+    importorskip("sacrebleu")
+    importorskip("rouge_score")
     tuned = attach(base, FMT())
     before = scores(tuned, task, base.tokenizer, 12, "cpu")
     train(tuned, task.train[:300], task.dev, Budget(epochs=6), rate=1e-2, seed=0)

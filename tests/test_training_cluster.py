@@ -16,10 +16,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import importorskip
 
-pytest.importorskip("torch")
-pytest.importorskip("peft")
-ray = pytest.importorskip("ray")
+importorskip("torch")
+importorskip("peft")
+ray = importorskip("ray")
 
 from ray.cluster_utils import Cluster
 

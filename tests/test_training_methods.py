@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import importorskip
 
-torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
+torch = importorskip("torch")
+peft = importorskip("peft")
+transformers = importorskip("transformers")
 
 from tunecast.models.errors import TunecastError
 from tunecast.training import ladder

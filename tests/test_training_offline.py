@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import importorskip
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("peft")
-pytest.importorskip("transformers")
+torch = importorskip("torch")
+importorskip("peft")
+importorskip("transformers")
 
 from tunecast.analysis import cli
 from tunecast.models.errors import TunecastError

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import interrupted_at
+from conftest import importorskip, interrupted_at
 
-torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
-pytest.importorskip("transformers")
+torch = importorskip("torch")
+peft = importorskip("peft")
+importorskip("transformers")
 
 from tunecast.models.errors import TunecastError
 from tunecast.training import loop

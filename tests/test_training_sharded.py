@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import interrupted_at
+from conftest import importorskip, interrupted_at
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("peft")
+torch = importorskip("torch")
+importorskip("peft")
 
 import torch.distributed as dist
 
@@ -222,12 +222,12 @@ def test_a_sweep_in_pieces_writes_the_row_of_any_other(
     monkeypatch.setattr(sweeps, "gpus_here", lambda: 2)
     recipe = recipe_of(words_task, small_base)
     if ray is not None:
-        pytest.importorskip("ray").init(num_cpus=1, num_gpus=2, include_dashboard=False)
+        importorskip("ray").init(num_cpus=1, num_gpus=2, include_dashboard=False)
     try:
         sweep(recipe, tmp_path / "pieces.csv", cache=tmp_path, gpus=2, ray=ray)
     finally:
         if ray is not None:
-            pytest.importorskip("ray").shutdown()
+            importorskip("ray").shutdown()
     sweep(recipe, tmp_path / "whole.csv", cache=tmp_path)
     (ours,), (theirs,) = (
         read_runs(tmp_path / f"{name}.csv").to_dict("records") for name in ("pieces", "whole")

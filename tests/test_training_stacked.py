@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import importorskip
 
-torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
+torch = importorskip("torch")
+peft = importorskip("peft")
+transformers = importorskip("transformers")
 
 
 from torch.utils._python_dispatch import TorchDispatchMode

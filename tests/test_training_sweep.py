@@ -14,10 +14,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import importorskip
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("peft")
-pytest.importorskip("transformers")
+torch = importorskip("torch")
+importorskip("peft")
+importorskip("transformers")
 
 from tunecast.analysis import cli
 from tunecast.models.errors import TunecastError
@@ -216,7 +217,7 @@ def test_a_killed_worker_costs_its_run_alone(
 
 
 def test_a_sweep_fills_a_database_and_goes_on_from_it(recipe: Recipe, tmp_path: Path) -> None:
-    pytest.importorskip("sqlalchemy")
+    importorskip("sqlalchemy")
     url = f"sqlite:///{tmp_path}/runs.db"
     few = replace(recipe, cells=recipe.cells[:3], seeds=(0,))
     assert len(all_of(few, url, tmp_path)) == 3

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from conftest import importorskip
 
 from tunecast.models.errors import TunecastError
 from tunecast.training import tasks
@@ -79,7 +80,7 @@ def test_a_folder_of_files_has_the_splits_they_are_named_after(tmp_path: Path) -
 
 
 def test_a_folder_of_the_datasets_library_works(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    datasets = importorskip("datasets")
     both = {"train": datasets.Dataset.from_list(ROWS)}
     datasets.DatasetDict(both).save_to_disk(tmp_path / "saved")
     task = load_task(TaskSource(name="mine", path=str(tmp_path / "saved")), tmp_path)
@@ -104,7 +105,7 @@ def test_what_cannot_be_loaded_is_said_in_a_sentence(
     if rows is not None:
         as_jsonl(path, rows)
     if "such" in source.get("path", ""):
-        pytest.importorskip("datasets")
+        importorskip("datasets")
     with pytest.raises(TunecastError, match=sentence) as caught:
         load_task(TaskSource(**{"name": "mine", "path": str(path), **source}), tmp_path)
     assert "\n" not in str(caught.value)

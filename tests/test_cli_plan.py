@@ -1,0 +1,140 @@
+"""The command ``plan``: what it writes, prints, refuses and draws."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from commands import Call, refused
+from conftest import INFO, SMALL
+
+from tunecast.analysis.plots.plan import plan_figure
+from tunecast.models.design import Plan, plan
+from tunecast.models.fits import Diagnostics, Fit
+from tunecast.models.questions import targets_grid
+from tunecast.models.runs import read_runs
+
+METHODS = ["fmt", "lora", "prompt"]
+TARGETS = pd.DataFrame({"task": ["debian-en-de"], "model_size": [4e6], "finetune_examples": [6e3]})
+
+
+@pytest.fixture(scope="module")
+def fit(believed: Callable[..., Fit]) -> Fit:
+    """The ladder with draws of the prior in the place of a posterior."""
+    return replace(believed(read_runs(SMALL), size=400), info=INFO)
+
+
+@pytest.fixture(scope="module")
+def pool() -> pd.DataFrame:
+    """Runs of each method on two sizes not seen yet, the second that of the target."""
+    return targets_grid(
+        ["debian-en-de"], METHODS, model_size=[2e6, 4e6], finetune_examples=[200.0, 1000.0, 5000.0]
+    )
+
+
+@pytest.fixture(scope="module")
+def answer(fit: Fit, pool: pd.DataFrame) -> Plan:
+    return plan(fit, pool, targets=TARGETS, budget=1e11, runs=5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, fit: Fit, pool: pd.DataFrame) -> Path:
+    """Fits, candidates and targets as files."""
+    folder = tmp_path_factory.mktemp("plan")
+    fit.save(folder / "fit.nc")
+    pool.to_csv(folder / "pool.csv", index=False)
+    TARGETS.to_csv(folder / "at.csv", index=False)
+    replace(fit, diagnostics=Diagnostics(1.2, 9.0, 9.0, 0, 1.0, 200)).save(folder / "bad.nc")
+    return folder
+
+
+def test_the_command_writes_table_and_picture(folder: Path, tunecast_: Call, answer: Plan) -> None:
+    out, picture = folder / "plan.csv", folder / "plan.png"
+    done = tunecast_(
+        "plan", folder / "fit.nc", "--candidates", folder / "pool.csv", "--at", folder / "at.csv",
+        "--budget", 1e11, "--runs", 5, "-o", out, "--plot", picture,
+    )  # fmt: skip
+    assert done.code == 0, done
+    table = pd.read_csv(out)
+    np.testing.assert_allclose(table["gain"], answer.runs["gain"], rtol=1e-6)
+    assert "costs: 6 x model_size x finetune_examples x 1 tokens, in FLOP" in done.err
+    assert "chosen by gain" in done.err
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_takes_a_grid_and_prints(folder: Path, tunecast_: Call) -> None:
+    done = tunecast_(
+        "plan", folder / "fit.nc", "--goal", "forecast", "--model-size", "2e6,4e6", "--examples",
+        "1e3,1e4", "--method", "lora", "--at", folder / "at.csv", "--runs", 2,
+    )  # fmt: skip
+    assert done.code == 0, done
+    assert "Runs to make, for the goal forecast" in done.out
+    assert "expected to bring" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["fit.nc", "--at", "at.csv"], "say what could be run"),
+        (
+            ["fit.nc", "--at", "at.csv", "--candidates", "pool.csv", "--examples", "1e3"],
+            "--candidates names the runs already; leave --examples out",
+        ),
+        (["fit.nc", "--candidates", "pool.csv"], "the goal 'winner' needs targets"),
+        (["fit.nc", "--candidates", "none.csv"], "there is no file"),
+        (["bad.nc", "--candidates", "pool.csv", "--at", "at.csv"], "did not converge"),
+        (
+            ["fit.nc", "--candidates", "pool.csv", "--at", "at.csv", "--budget", "1"],
+            "below the cheapest candidate",
+        ),
+    ],
+)
+def test_the_command_refuses_in_one_sentence(
+    folder: Path,
+    tunecast_: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    refused(tunecast_("plan", *arguments), sentence)
+
+
+def test_planning_loads_neither_pymc_nor_torch(folder: Path) -> None:
+    code = (
+        "import sys; from tunecast.analysis.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert not {'pymc', 'torch', 'nutpie', 'pytensor'} & set(sys.modules)"
+    )
+    arguments = ["plan", "fit.nc", "--candidates", "pool.csv", "--at", "at.csv", "--runs", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# --------------------------------------------------------------------------- pictures
+
+
+def test_a_picture_shows_every_method_and_rank(fit: Fit, answer: Plan) -> None:
+    figure = plan_figure(fit, answer)
+    titles = [ax.get_title() for ax in figure.axes]
+    assert [t for t in titles if t] == METHODS
+    maps = [ax for ax in figure.axes if ax.get_title()]
+    ranks = sorted(int(r) for ax in maps for text in ax.texts for r in text.get_text().split(","))
+    assert ranks == list(range(1, len(answer.runs) + 1))
+    dots = [np.asarray(c.get_offsets()) for c in figure.axes[0].collections[:3]]
+    assert len(np.concatenate(dots)) == len(answer.candidates)
+
+
+def test_an_unconverged_picture_is_stamped(fit: Fit, answer: Plan) -> None:
+    bad = replace(fit, diagnostics=Diagnostics(1.2, 9.0, 9.0, 0, 1.0, 200))
+    words = [t.get_text() for ax in plan_figure(bad, answer).axes for t in ax.texts]
+    assert "NOT CONVERGED" in words
+    words = [t.get_text() for ax in plan_figure(fit, answer).axes for t in ax.texts]
+    assert "NOT CONVERGED" not in words

@@ -1,0 +1,39 @@
+"""The checks of a report: calibrated forecasts pass, wrong ones are seen."""
+
+import numpy as np
+from conftest import with_losses
+
+from tunecast.analysis.report.calibration import left_out, pit_without, predictive_check
+from tunecast.models import Fit
+
+
+def test_runs_of_the_fit_itself_are_covered(drawn_fit: Fit) -> None:
+    check = left_out(drawn_fit)
+    for row in check.coverage():
+        assert row["low"] <= row["actual"] <= row["high"], row
+    counts, low, high = check.histogram()
+    assert sum(b["count"] for b in counts) == len(drawn_fit.runs)
+    assert 0 <= low < len(drawn_fit.runs) / len(counts) < high
+
+
+def test_shifted_runs_are_not_covered(drawn_fit: Fit) -> None:
+    wrong = with_losses(drawn_fit, drawn_fit.runs["loss"].to_numpy() * 1.5)
+    ninety = left_out(wrong).coverage()[2]
+    assert ninety["actual"] < ninety["low"]
+    rows, _ = predictive_check(wrong)
+    assert any(not r["q05"] <= r["observed"] <= r["q95"] for r in rows)
+
+
+def test_leaving_out_equals_fitting_without() -> None:
+    """A normal mean with a flat prior can be solved: y ~ N(m, 1), each y left out exactly."""
+    from scipy.stats import norm
+
+    rng = np.random.default_rng(0)
+    y, size = rng.normal(size=8), 100_000
+    mean = np.broadcast_to(rng.normal(y.mean(), 1 / np.sqrt(8), size=(size, 1)), (size, 8))
+    pit = pit_without(y, mean, np.ones((size, 8)), np.full((size, 1), 1e9))
+    rest = (y.sum() - y) / 7
+    without = norm.cdf((y - rest) / np.sqrt(1 + 1 / 7))
+    naive = norm.cdf(y - mean).mean(axis=0)
+    assert np.abs(pit - without).max() < 0.01
+    assert np.abs(naive - without).max() > 0.03
