@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from tunecast.analysis.tables import read_table, write_table
+from tunecast.models import Fit
 from tunecast.models.errors import TunecastError
 from tunecast.models.files import locked
-from tunecast.models.fits import Fit
-from tunecast.models.scoring import matched, score_table
+from tunecast.models.questions.scoring import matched, score_table
 
 # When a forecast was filed, from which runs, and whether one of them already lay at its place.
 FILED, DIGEST, SEEN = "forecast_at", "fit_digest", "was_fitted"

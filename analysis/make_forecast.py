@@ -22,9 +22,8 @@ from tunecast.analysis.plots.frame import save_figure
 from tunecast.analysis.report.contents import contents
 from tunecast.analysis.report.page import write_html
 from tunecast.analysis.tables import banners, show, write_table
-from tunecast.models import Fit, fit, read_runs
+from tunecast.models import Fit, fit, read_runs, score_draws
 from tunecast.models.files import write_atomically
-from tunecast.models.scoring import score_draws
 
 # The simulated runs obey the paper's law in the paper's cells, so that is what is fitted to them.
 TABLES: dict[str, dict[str, Any]] = {
@@ -68,7 +67,7 @@ def forecast_the_largest(
     targets = reached[["run_id", *TARGET]]  # no base model: the largest is one not seen before
     forecasts = result.forecast(targets).assign(reached=reached["loss"])
     groups = reached[[c for c in ("task", "method") if reached[c].nunique() > 1]]
-    scores = score_draws(result.draws(targets).loss, reached["loss"].to_numpy(float), groups)
+    scores = score_draws(result.draws(targets), reached["loss"].to_numpy(float), groups)
     best = _compared(result, reached)
     for name, frame in (("forecast", forecasts), ("scores", scores), ("best", best)):
         write_table(frame, out / f"{table}-{name}.csv")

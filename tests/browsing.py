@@ -87,13 +87,14 @@ def in_python(
     held: PageDraws, stratum: Stratum, base: str, kind: str, values: dict[str, float]
 ) -> dict[str, list[float]]:
     """Return the same numbers as `Visit.answers`, from Python's predictor."""
-    named = "method" in held.fit.question.cell
+    named = "method" in held.fit.spec.cell
     rows = [dict(stratum.labels) | ({"method": m} if named else {}) for m in stratum.methods]
-    targets = pd.DataFrame(rows).assign(**{held.fit.question.curve: base}, **values)
+    targets = pd.DataFrame(rows).assign(**{held.fit.spec.curve: base}, **values)
     expected = held.expected(targets)
     draws = expected if kind == "expected" else of_a_new_run(held, targets)
     best = expected.argmin(axis=1)
-    far = np.max([p.draws(targets).extrapolation for p in held.predictors], axis=0)
+    ready = held.fit.check_targets(targets)
+    far = np.max([p.predictor.draws(ready).extrapolation for p in held.predictors], axis=0)
     return {
         " ".join(method.split()) or "all methods": [
             *np.quantile(draws[:, m], [0.5, 0.25, 0.75, 0.05, 0.95]),
@@ -108,8 +109,8 @@ def of_a_new_run(held: PageDraws, targets: pd.DataFrame) -> np.ndarray:
     """Return draws of the loss of a new run, shape (draws, targets), one luck for all."""
     columns = []
     for i in range(len(targets)):  # alone, each target has the noise of the first
-        one = targets.iloc[[i]]
-        columns.append(np.concatenate([p.draws(one).loss for p in held.predictors]))
+        one = held.fit.check_targets(targets.iloc[[i]])
+        columns.append(np.concatenate([p.predictor.draws(one).loss for p in held.predictors]))
     return np.hstack(columns)
 
 

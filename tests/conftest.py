@@ -213,22 +213,23 @@ def small_fit(believed: Callable[..., Fit], _ladder: pd.DataFrame) -> Fit:
 def drawn_fit(believed: Callable[..., Fit], _ladder: pd.DataFrame) -> Fit:
     """Draws of the prior narrowed to one of them, with runs drawn from it: a fit that is true."""
     fit = believed(_ladder.copy(), size=50)
-    (member,) = fit.members
-    posterior = {k: np.repeat(v[:1], 400, axis=0) for k, v in member.posterior.items()}
-    one = replace(fit, members=(Member(member.layout, member.priors, posterior, 1.0),))
-    belief = one.members[0].belief
+    (found,) = fit.posteriors
+    draws = {k: np.repeat(v[:, :1], 400, axis=1) for k, v in found.draws.items()}
+    one = replace(found, draws=draws)
     rng = np.random.default_rng(4)
-    t = rng.standard_t(belief.noise_df[0], len(fit.runs))
-    scale = belief.noise[0, member.layout.row_curve]
-    return with_losses(one, np.exp(belief.mean[0] + scale * t))
+    t = rng.standard_t(one.values["noise_df"][0], len(fit.runs))
+    scale = one.values["noise"][0, one.table.run_curve]
+    loss = np.exp(one.values["expected_log_loss"][0] + scale * t)
+    return with_losses(replace(fit, posteriors=(one,)), loss)
 
 
 def with_losses(fit: Fit, loss: np.ndarray) -> Fit:
     """Return the fit with other losses, its draws as they are."""
-    (member,) = fit.members
-    layout = replace(member.layout, log_loss=np.log(loss))
-    changed = Member(layout, member.priors, member.posterior, 1.0)
-    return replace(fit, members=(changed,), runs=fit.runs.assign(loss=loss))
+    (found,) = fit.posteriors
+    changed = replace(found, table=replace(found.table, log_loss=np.log(loss)))
+    # The coordinates follow from the losses; here the draws keep the meaning that they have.
+    changed.__dict__["geometry"] = found.geometry
+    return replace(fit, posteriors=(changed,), runs=fit.runs.assign(loss=loss))
 
 
 # --------------------------------------------------------------------------- for the training tests

@@ -10,30 +10,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import Call, refused
-from conftest import INFO, SMALL
+from planned import METHODS, TARGETS, UNCONVERGED, candidate_pool, ladder_fit
 
 from tunecast.analysis.plots.plan import plan_figure
-from tunecast.models.design import Plan, plan
-from tunecast.models.fits import Diagnostics, Fit
-from tunecast.models.questions import targets_grid
-from tunecast.models.runs import read_runs
-
-METHODS = ["fmt", "lora", "prompt"]
-TARGETS = pd.DataFrame({"task": ["debian-en-de"], "model_size": [4e6], "finetune_examples": [6e3]})
+from tunecast.models import Fit, Plan, plan
 
 
 @pytest.fixture(scope="module")
 def fit(believed: Callable[..., Fit]) -> Fit:
-    """The ladder with draws of the prior in the place of a posterior."""
-    return replace(believed(read_runs(SMALL), size=400), info=INFO)
+    return ladder_fit(believed)
 
 
 @pytest.fixture(scope="module")
 def pool() -> pd.DataFrame:
-    """Runs of each method on two sizes not seen yet, the second that of the target."""
-    return targets_grid(
-        ["debian-en-de"], METHODS, model_size=[2e6, 4e6], finetune_examples=[200.0, 1000.0, 5000.0]
-    )
+    return candidate_pool()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, fit: Fit, pool: pd.DataFram
     fit.save(folder / "fit.nc")
     pool.to_csv(folder / "pool.csv", index=False)
     TARGETS.to_csv(folder / "at.csv", index=False)
-    replace(fit, diagnostics=Diagnostics(1.2, 9.0, 9.0, 0, 1.0, 200)).save(folder / "bad.nc")
+    replace(fit, diagnostics=UNCONVERGED).save(folder / "bad.nc")
     return folder
 
 
@@ -133,7 +123,7 @@ def test_a_picture_shows_every_method_and_rank(fit: Fit, answer: Plan) -> None:
 
 
 def test_an_unconverged_picture_is_stamped(fit: Fit, answer: Plan) -> None:
-    bad = replace(fit, diagnostics=Diagnostics(1.2, 9.0, 9.0, 0, 1.0, 200))
+    bad = replace(fit, diagnostics=UNCONVERGED)
     words = [t.get_text() for ax in plan_figure(bad, answer).axes for t in ax.texts]
     assert "NOT CONVERGED" in words
     words = [t.get_text() for ax in plan_figure(fit, answer).axes for t in ax.texts]

@@ -13,7 +13,7 @@ from tunecast.analysis.report.contents import contents
 from tunecast.analysis.report.page import html
 from tunecast.analysis.report.verdicts import isolated
 from tunecast.models import Diagnostics, Fit
-from tunecast.models.layout import lay_out
+from tunecast.models.hierarchy.table import index_runs
 
 
 def test_many_tasks_are_answered_where_most_runs_are(
@@ -50,9 +50,9 @@ def test_a_report_needs_no_sampler(small_fit: Fit, tmp_path: Path) -> None:
 def test_a_fit_shows_itself_in_a_notebook(small_fit: Fit) -> None:
     bad = replace(small_fit, diagnostics=Diagnostics(1.5, 10, 10, 0, 1.0, 600))
     runs = small_fit.runs.assign(task="<b>task</b>")
-    (member,) = small_fit.members
-    hostile = replace(member, layout=lay_out(runs, member.layout.question))
-    shown = replace(bad, members=(hostile,), runs=runs)._repr_html_()
+    (posterior,) = small_fit.posteriors
+    hostile = replace(posterior, table=index_runs(runs, small_fit.spec))
+    shown = replace(bad, posteriors=(hostile,), runs=runs)._repr_html_()
     assert "DID NOT CONVERGE" in shown and "49 runs" in shown
     assert "&lt;b&gt;task" in shown and "<b>task" not in shown
     assert "DID NOT" not in small_fit._repr_html_()

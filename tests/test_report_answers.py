@@ -9,20 +9,19 @@ import pytest
 
 from tunecast.analysis.report.answers import answers, default_targets
 from tunecast.models import Fit
-from tunecast.models.fits import Member
 
 
 @pytest.mark.parametrize("gap", [-0.3, 0.0, 0.3])
 def test_the_verdict_follows_the_numbers(
     gap: float, ladder: pd.DataFrame, believed: Callable[..., Fit]
 ) -> None:
-    """The same fit with one method's level moved: the sentences must move with it."""
+    """The same fit with one method's losses moved: the sentences must move with it."""
     runs = ladder[ladder["method"] != "prompt"].reset_index(drop=True)
     fit = believed(runs, size=400)
-    (member,) = fit.members
-    moved = dict(member.posterior)
-    moved["mean_method_level"] = moved["mean_method_level"] + np.array([0, 10 * gap])
-    fit = replace(fit, members=(Member(member.layout, member.priors, moved, 1.0),))
+    (found,) = fit.posteriors
+    moved = dict(found.draws)
+    moved["log_loss_ref_method_raw"] = moved["log_loss_ref_method_raw"] + np.array([0, 10 * gap])
+    fit = replace(fit, posteriors=(replace(found, draws=moved),))
     (answer,) = answers(fit, default_targets(fit))
     rows = answer.forecasts.to_dict("records")
     best = max(rows, key=lambda row: row["p_best"])

@@ -1,9 +1,17 @@
 """The checks of a report: calibrated forecasts pass, wrong ones are seen."""
 
+from dataclasses import replace
+
 import numpy as np
 from conftest import with_losses
 
-from tunecast.analysis.report.calibration import left_out, pit_without, predictive_check
+from tunecast.analysis.report.calibration import (
+    MOST_PARETO_K,
+    coverage_sentences,
+    left_out,
+    pit_without,
+    predictive_check,
+)
 from tunecast.models import Fit
 
 
@@ -31,9 +39,21 @@ def test_leaving_out_equals_fitting_without() -> None:
     rng = np.random.default_rng(0)
     y, size = rng.normal(size=8), 100_000
     mean = np.broadcast_to(rng.normal(y.mean(), 1 / np.sqrt(8), size=(size, 1)), (size, 8))
-    pit = pit_without(y, mean, np.ones((size, 8)), np.full((size, 1), 1e9))
+    pit, pareto_k = pit_without(y, mean, np.ones((size, 8)), np.full((size, 1), 1e9))
     rest = (y.sum() - y) / 7
     without = norm.cdf((y - rest) / np.sqrt(1 + 1 / 7))
     naive = norm.cdf(y - mean).mean(axis=0)
     assert np.abs(pit - without).max() < 0.01
     assert np.abs(naive - without).max() > 0.03
+    assert (pareto_k < MOST_PARETO_K).all()
+
+
+def test_runs_that_hold_a_fit_alone_are_told_of(drawn_fit: Fit) -> None:
+    """A draw near each run and all others far: whoever leaves the run out has nothing left."""
+    rng = np.random.default_rng(0)
+    mean = 4 * rng.normal(size=(1000, 6))
+    _, pareto_k = pit_without(np.zeros(6), mean, np.ones((1000, 6)), np.full((1000, 1), 1e9))
+    assert (pareto_k > MOST_PARETO_K).all()
+    check = replace(left_out(drawn_fit), pareto_k=pareto_k)
+    assert "for 6 of them a Pareto k above 0.7" in coverage_sentences([check])[0]
+    assert "Pareto" not in coverage_sentences([replace(check, pareto_k=np.zeros(6))])[0]

@@ -62,8 +62,8 @@ def visit_to(browser: Any) -> Iterator[Callable[..., Visit]]:
 def mixed(believed: Callable[..., Fit], runs: pd.DataFrame) -> Fit:
     """A fit of two laws with unequal weights, of which one has no factor."""
     first, second = believed(runs), believed(runs, law="power", seed=2)
-    members = replace(first.members[0], weight=0.7), replace(second.members[0], weight=0.3)
-    return replace(first, members=members)
+    both = replace(first.posteriors[0], weight=0.7), replace(second.posteriors[0], weight=0.3)
+    return replace(first, posteriors=both)
 
 
 @pytest.mark.parametrize("law", [*LAWS, "two laws", "two factors"])
@@ -89,12 +89,12 @@ def test_the_page_computes_what_python_does(
     path = tmp_path / "page.html"
     write_html(contents(fit), path)
     visit, held = visit_to(path), PageDraws(fit)
-    factors = fit.question.factors
+    factors = fit.spec.factors
     for index, stratum in enumerate(held.strata):
         visit.ask(setting=str(index))
         for kind, data, size in (("new", 250.0, 3.3e8), ("expected", 4e7, 6.4e10)):
             values: dict[str, float] = dict.fromkeys(factors, size)
-            values[fit.question.data] = np.clip(data, stratum.low / 9, stratum.high * 900)
+            values[fit.spec.data] = np.clip(data, stratum.low / 9, stratum.high * 900)
             if "width" in values:
                 values["width"] = 150.0
             visit.ask(kind=kind, **{k: repr(float(v)) for k, v in values.items()})

@@ -2,53 +2,60 @@
 
 import math
 import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tunecast.analysis.report.page_law import Symbol, cell_coordinates, javascript
-from tunecast.models.hierarchy import at_factors, decline
+from tunecast.analysis.report.page_law import (
+    Symbol,
+    cell_quantities,
+    curve_quantities,
+    javascript,
+)
 from tunecast.models.laws import LAWS, Law
+from tunecast.models.laws.law import expected_at, log_relative_loss
+from tunecast.models.laws.positive import NumPy
 
 FACTORS = ("model_size", "width")
 
 
 class _Math:
-    exp, log, pow, min, max = math.exp, math.log, math.pow, min, max
+    exp, log, min, max = math.exp, math.log, min, max
 
 
-def read(text: str) -> dict[str, object]:
+def read(text: str) -> list[Callable[..., float]]:
     """Return the functions of a traced law, its JavaScript read as the Python that it nearly is."""
-    found = {}
-    for name, arguments, body in re.findall(r"(\w+): \(([^)]*)\) => \{ (.*?) \}[ ,]", text):
+    found = []
+    for arguments, body in re.findall(r"\(([^)]*)\) => \{ (.*?) \}", text):
         lines = body.replace("const ", "").replace("Math.", "Math_.").rstrip(";").split("; ")
-        source = "\n  ".join([f"def {name}({arguments}):", *lines])
-        space = {"Math_": _Math, "logAddExp": np.logaddexp}
+        source = "\n  ".join([f"def function({arguments}):", *lines])
+        space: dict[str, Any] = {"Math_": _Math, "logAddExp": np.logaddexp}
         exec(source, space)
-        found[name] = space[name]
+        found.append(space["function"])
     return found
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 def test_the_trace_computes_what_the_law_computes(law: Law) -> None:
     factors = FACTORS if law.has("alpha") else ()
-    functions = read(javascript(law, factors))
+    *expected, relative = read(javascript(law, factors))
     rng = np.random.default_rng(0)
-    names = cell_coordinates(law, factors)
     for _ in range(5):
-        cell = {name: rng.normal(size=1) for name in names}
-        x = rng.normal(size=(1, len(factors)))
-        parts = at_factors(law, factors, cell, x, np)
-        given = [*(float(cell[n][0]) for n in names), *map(float, x[0])]
-        for name, part, rel in zip(
-            ("level", "share", "rate"), parts, (1e-13, 1e-12, 1e-13), strict=True
-        ):
-            assert functions[name](*given) == pytest.approx(part[0], rel=rel)  # type: ignore[operator]
-        shape = list(map(float, rng.normal(size=4 if law.has("D_l") else 3)))
-        onset = np.array(shape[3]) if law.has("D_l") else None
-        log_u, share_, rate = map(np.array, shape[:3])
-        wanted = decline(law, log_u, share_, rate, onset, np)
-        assert functions["decline"](*shape) == pytest.approx(float(wanted), rel=1e-12)  # type: ignore[operator]
+        given = rng.normal(size=len(cell_quantities(law, factors)))
+        q: dict[str, Any] = {k.name: {} for k in law.quantities if k.per_factor}
+        for (name, factor), value in zip(cell_quantities(law, factors), given, strict=True):
+            q[name] = {**q[name], factor: value} if factor else value
+        x = rng.normal(size=len(factors))
+        wanted = expected_at(law, q, dict(zip(factors, x, strict=True)), NumPy)
+        for name, function in zip(curve_quantities(law), expected, strict=True):
+            assert function(*given, *x) == pytest.approx(wanted[name], rel=1e-12)
+        log_u, *shape = rng.normal(size=len(expected))
+        curve = dict(zip(curve_quantities(law)[1:], shape, strict=True))
+        assert relative(log_u, *shape) == pytest.approx(
+            log_relative_loss(law, log_u, curve, NumPy), rel=1e-12
+        )
 
 
 def test_what_occurs_twice_is_computed_once() -> None:

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tunecast.analysis.report import parameters as module
 from tunecast.analysis.report.caveats import warnings_of
 from tunecast.analysis.report.parameters import parameters, ties
 from tunecast.models import Fit
-from tunecast.models.published import PRINTED
+from tunecast.models.inference.posterior import Posterior
+from tunecast.models.laws.published import PRINTED
 
 
 def test_published_values_stand_beside_their_cells(
@@ -40,7 +40,7 @@ def test_a_parameter_beyond_all_numbers_has_an_interval(
 ) -> None:
     """Where beta is near 0, D_l overflows: quantiles between two infinities are no numbers."""
     endless = np.full(400, np.inf)
-    monkeypatch.setattr(module, "published_parameters", lambda member, k: {"D_l": endless})
+    monkeypatch.setattr(Posterior, "parameters", lambda posterior, cell: {"D_l": endless})
     assert np.isfinite(parameters(drawn_fit).rows[["prior_q95", "q50"]]).all(axis=None)
 
 

@@ -105,7 +105,7 @@ def backtest(
 ) -> None:
     """Fit some runs, forecast the others, and score the forecasts by what those reached."""
     from tunecast.analysis.targets import split
-    from tunecast.models.questions import backtest as backtest_runs
+    from tunecast.models import backtest as backtest_runs
 
     check_output(output)
     check_output(plot, PICTURE_SUFFIXES)

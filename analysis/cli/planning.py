@@ -81,7 +81,7 @@ def plan(
     The candidates are a table, or every combination of what --task, --method, --model-size,
     --examples and --base-model list.
     """
-    from tunecast.models.design import plan as plan_runs
+    from tunecast.models import plan as plan_runs
 
     result = saved_fit(fit_file, output, plot)
     options = target_options(task, method, model_size, examples, base_model)
@@ -127,9 +127,10 @@ def plan(
 def _how_chosen(answer: Plan) -> str:
     """Return the rule of a greedy choice, and how much better another choice could be."""
     batch = answer.batch
+    rises = batch.submodularity_violations
     grew = (
-        f"; gains rose {batch.risen} times as runs were added, so that is a guide, not a bound"
-        if batch.risen
+        f"; gains rose {rises} times as runs were added, so that is a guide, not a bound"
+        if rises
         else ""
     )
     of = " about the differences between the methods" if answer.goal == "winner" else ""

@@ -27,7 +27,7 @@ def score(
     """Score forecasts by the runs that were made since."""
     from tunecast.analysis.ledger import is_ledger, open_forecasts
     from tunecast.analysis.targets import split
-    from tunecast.models.scoring import score_table
+    from tunecast.models import score_table
 
     check_output(output)
     check_output(plot, PICTURE_SUFFIXES)

@@ -12,7 +12,7 @@ from tunecast.analysis.labels import ALL_METHODS, percent, short
 from tunecast.analysis.report.strata import strata_of
 from tunecast.analysis.report.verdicts import crossed, distance, place_in_words, reach, verdict
 from tunecast.analysis.tables import readable
-from tunecast.models.fits import Fit
+from tunecast.models import Fit
 
 DEFAULT_BEYOND = 10.0
 CROSSOVER_POINTS = 80  # over four decades or so: places a crossing to 6 %
@@ -45,12 +45,12 @@ class Answer:
 
 def default_targets(fit: Fit) -> pd.DataFrame:
     """Return a place in each stratum: its largest size, ten times its most data, a new model."""
-    question = fit.question
+    spec = fit.spec
     rows: list[dict[str, Any]] = []
     for stratum in strata_of(fit):
         row: dict[str, Any] = dict(stratum.labels)
-        row |= dict(zip(question.factors, stratum.largest, strict=True))
-        row[question.data] = stratum.high * DEFAULT_BEYOND
+        row |= dict(zip(spec.factors, stratum.largest, strict=True))
+        row[spec.data] = stratum.high * DEFAULT_BEYOND
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -68,9 +68,9 @@ def answers(fit: Fit, targets: pd.DataFrame) -> list[Answer]:
 
 
 def _answer(fit: Fit, place: pd.DataFrame) -> Answer:
-    question = fit.question
+    spec = fit.spec
     methods = _methods(fit, place)
-    if "method" in question.cell:
+    if "method" in spec.cell:
         asked = place.merge(pd.DataFrame({"method": methods}), how="cross")
     else:
         asked = place.reset_index(drop=True)
@@ -101,9 +101,9 @@ def _methods(fit: Fit, place: pd.DataFrame) -> list[str]:
 
 
 def _crossover(fit: Fit, place: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
-    question, target = fit.question, _target(place)
-    options = {k: v for k, v in target.items() if k not in (question.data, question.curve, "task")}
-    base = target.get(question.curve)
+    spec, target = fit.spec, _target(place)
+    options = {k: v for k, v in target.items() if k not in (spec.data, spec.curve, "task")}
+    base = target.get(spec.curve)
     return fit.crossover(
         a,
         b,

@@ -4,27 +4,28 @@ All is computed from saved draws. Only `held_out` fits again.
 
 References
 ----------
-.. [1] Ionides 2008, Truncated Importance Sampling, for `left_out`.
+.. [1] Vehtari et al. 2024, Pareto Smoothed Importance Sampling, for `left_out`; ArviZ computes it.
 .. [2] Gneiting, Balabdaoui and Raftery 2007, on PIT histograms.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy import stats
+from scipy.special import softmax
 
 from tunecast.analysis.labels import axis_name, percent
-from tunecast.models.fits import Fit, Member
-from tunecast.models.inference import fit as sample
-from tunecast.models.scoring import BAND, COVERAGES
+from tunecast.models import Fit
+from tunecast.models import fit as sample
+from tunecast.models.questions.scoring import BAND, COVERAGES
 
 CHECK_DRAWS = 1000  # enough for shares of draws to 2 %
 BINS = 10
+MOST_PARETO_K = 0.7  # beyond it importance sampling needs more draws than anyone makes [1]_
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,14 @@ class Check:
         Share of each forecast below what the run reached.
     converged : bool
         Whether the fit behind it did.
+    pareto_k : ndarray, shape (runs,)
+        Where draws were reweighted: the shape of the tail of each run's weights.
     """
 
     name: str
     pit: np.ndarray
     converged: bool = True
+    pareto_k: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def coverage(self) -> list[dict[str, Any]]:
         """Return nominal and actual coverage with binomial bands."""
@@ -76,16 +80,14 @@ class Check:
 
 def left_out(fit: Fit) -> Check:
     """Return the check of each run against the draws reweighted as if it had not been fitted."""
-    observed = fit.members[0].layout.log_loss
-    mean = _weighted(fit, lambda m, rows: m.belief.mean[rows])
-    scale = _weighted(fit, _noise)
-    df = _weighted(fit, lambda m, rows: m.belief.noise_df[rows])[:, None]
-    return Check("each run left out in turn", pit_without(observed, mean, scale, df))
+    observed = fit.posteriors[0].table.log_loss
+    pit, pareto_k = pit_without(observed, *_predictive(fit))
+    return Check("each run left out in turn", pit, pareto_k=pareto_k)
 
 
 def pit_without(
     observed: np.ndarray, mean: np.ndarray, scale: np.ndarray, df: np.ndarray
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Return each observation's PIT under the draws reweighted as if it had not been seen.
 
     Parameters
@@ -96,12 +98,24 @@ def pit_without(
         Location and scale of the Student-t of each, for each draw.
     df : ndarray, shape (draws, 1)
         Its degrees of freedom.
+
+    Returns
+    -------
+    pit, pareto_k : ndarray, shape (n,)
+        The weights of an observation are no guide where its Pareto k is above `MOST_PARETO_K`, or
+        is not to be had.
     """
-    z = (observed - mean) / scale
-    log_weight = np.log(scale) - stats.t.logpdf(z, df)
-    weight = np.exp(log_weight - log_weight.max(axis=0))
-    weight = np.minimum(weight, weight.mean(axis=0) * math.sqrt(len(weight)))
-    return (weight * stats.t.cdf(z, df)).sum(axis=0) / weight.sum(axis=0)
+    # ArviZ takes a while to import.
+    from arviz_stats.base import array_stats
+
+    log_likelihood = stats.t.logpdf(observed, df, mean, scale)
+    log_weight, pareto_k = np.zeros_like(log_likelihood), np.zeros(len(observed))
+    varies = np.ptp(log_likelihood, axis=0) > 0  # equal draws have equal weights
+    if varies.any():
+        found, pareto_k[varies] = array_stats.psislw(log_likelihood[:, varies], axis=0)
+        log_weight[:, varies] = found.T
+    weight = softmax(log_weight, axis=0)
+    return (weight * stats.t.cdf(observed, df, mean, scale)).sum(axis=0), pareto_k
 
 
 def held_out(fit: Fit, **options: Any) -> list[Check]:
@@ -110,24 +124,24 @@ def held_out(fit: Fit, **options: Any) -> list[Check]:
     Parameters
     ----------
     fit : Fit
-        Whose runs and question to use.
+        Whose runs and options to use.
     **options
         Of `tunecast.models.fit`, such as ``draws``; the fit's own where not given.
     """
-    info, question = fit.info, fit.question
+    info, spec = fit.info, fit.spec
     same: dict[str, Any] = {
         k: info[k] for k in ("law", "draws", "tune", "chains", "seed") if k in info
     }
-    same |= {"data": question.data, "cell": question.cell, "curve": question.curve}
+    same |= {"data": spec.data, "cell": spec.cell, "curve": spec.curve}
     same |= {"priors": info.get("priors_name", "weak"), "progress": False}
-    if same.get("law") != "power":
-        same["factors"] = question.factors
+    if spec.factors:
+        same["factors"] = spec.factors
     checks = []
-    for name in (*question.factors[:1], question.data):
+    for name in (*spec.factors[:1], spec.data):
         values = fit.runs[name].astype(float)
         outside = values == values.max()
-        if name == question.data:
-            group = [fit.runs[c].astype(str) for c in question.cell]
+        if name == spec.data:
+            group = [fit.runs[c].astype(str) for c in spec.cell]
             outside = values == values.groupby(group).transform("max")
         inside = fit.runs[~outside]
         apart = fit.runs[outside].reset_index(drop=True)
@@ -142,11 +156,9 @@ def held_out(fit: Fit, **options: Any) -> list[Check]:
 def predictive_check(fit: Fit) -> tuple[list[dict[str, Any]], tuple[float, float]]:
     """Return the distribution of residuals beside those of replicated runs, and its range."""
     rng = np.random.default_rng([int(fit.info["seed"]), 1])
-    mean = _weighted(fit, lambda m, rows: m.belief.mean[rows])
-    scale = _weighted(fit, _noise)
-    df = _weighted(fit, lambda m, rows: m.belief.noise_df[rows])[:, None]
+    mean, scale, df = _predictive(fit)
     centre = mean.mean(axis=0)
-    observed = fit.members[0].layout.log_loss - centre
+    observed = fit.posteriors[0].table.log_loss - centre
     replicated = mean + scale * rng.standard_t(np.broadcast_to(df, scale.shape)) - centre
     reach = 1.1 * float(max(np.quantile(np.abs(replicated), 0.99), np.abs(observed).max()))
     rows = []
@@ -174,6 +186,8 @@ def coverage_sentences(checks: Sequence[Check]) -> list[str]:
             note = ": the intervals are wider than they need be"
         if not check.converged:
             note += "; that fit did not converge"
+        if heavy := int((~(check.pareto_k <= MOST_PARETO_K)).sum()):
+            note += f"; for {heavy} of them a Pareto k above {MOST_PARETO_K} makes that doubtful"
         said.append(
             f"With {check.name}: {percent(row['actual'])} of {row['runs']} runs lie in their 90 % "
             f"interval (chance allows {percent(row['low'])} to {percent(row['high'])}){note}."
@@ -181,10 +195,15 @@ def coverage_sentences(checks: Sequence[Check]) -> list[str]:
     return said
 
 
-def _weighted(fit: Fit, of: Callable[[Member, np.ndarray], np.ndarray]) -> np.ndarray:
-    """Return ``of`` for draws of every law, as many as its weight gives it, one below the other."""
-    return np.concatenate([of(member, member.rows(CHECK_DRAWS)) for member in fit.members])
+def _predictive(fit: Fit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return location and scale of each fitted run for each draw, and degrees of freedom.
 
-
-def _noise(member: Member, rows: np.ndarray) -> np.ndarray:
-    return member.belief.noise[rows][:, member.layout.row_curve]
+    Draws of every law, as many as its weight gives it, one below the other.
+    """
+    mean, scale, df = [], [], []
+    for posterior in fit.posteriors:
+        values, some = posterior.values, posterior.share(CHECK_DRAWS)
+        mean.append(values["expected_log_loss"][some])
+        scale.append(values["noise"][some][:, posterior.table.run_curve])
+        df.append(values["noise_df"][some, None])
+    return np.concatenate(mean), np.concatenate(scale), np.concatenate(df)

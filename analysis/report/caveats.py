@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tunecast.models.fits import Fit
+from tunecast.models import Fit
 
 
 def diagnostics_in_words(fit: Fit) -> list[str]:
@@ -37,8 +37,8 @@ def warnings_of(fit: Fit, extrapolation: Sequence[float] = ()) -> list[str]:
                 f"{edge} of {len(runs)} runs did best at an edge of the learning rates tried: "
                 "another rate may reach less."
             )
-    question = fit.question
-    places = [c for c in (*question.cell, question.curve, question.data) if c in runs]
+    spec = fit.spec
+    places = [c for c in (*spec.cell, spec.curve, spec.data) if c in runs]
     repeats = runs.groupby([runs[c].astype(str) for c in places]).size()
     if (repeats < 2).all():
         said.append("No run was repeated with another seed: noise and misfit are hard to tell.")
@@ -52,7 +52,7 @@ def warnings_of(fit: Fit, extrapolation: Sequence[float] = ()) -> list[str]:
     ):
         if counts.get(status):
             said.append(f"Left out of the fit: {counts[status]} runs that {why}.")
-    sizes = {f: runs[f].nunique() for f in question.factors}
+    sizes = {f: runs[f].nunique() for f in spec.factors}
     said += [
         f"The runs have {n} values of {f.replace('_', ' ')}: its exponent rests on few points."
         for f, n in sizes.items()

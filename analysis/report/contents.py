@@ -17,8 +17,7 @@ from tunecast.analysis.report.page_draws import PageDraws
 from tunecast.analysis.report.parameters import Parameters, parameters
 from tunecast.analysis.report.strata import Stratum, strata_of
 from tunecast.analysis.report.vega import plotting_release
-from tunecast.models.fits import Fit
-from tunecast.models.laws import get_law
+from tunecast.models import Fit, get_law
 
 MAX_ANSWERS = 4  # strata that are answered unasked, those with the most runs
 
@@ -86,17 +85,17 @@ class Contents:
     @property
     def provenance(self) -> list[tuple[str, str]]:
         """Name and value of everything that the numbers follow from."""
-        info, question = self.fit.info, self.fit.question
-        law = get_law(question.law)
+        info, spec = self.fit.info, self.fit.spec
+        law = get_law(spec.law)
         rows = [
             ("data digest (SHA-256)", str(info.get("digest", "unknown"))),
             ("runs fitted", str(len(self.fit.runs))),
             ("law", f"{info.get('law', law.name)}: {law.latex} ({law.reference})"),
             ("weights of laws", ", ".join(
-                f"{m.layout.question.law} {m.weight:.2f}" for m in self.fit.members)),
-            ("factors", ", ".join(question.factors) or "none"),
-            ("data axis", question.data),
-            ("cells", " by ".join(question.cell)),
+                f"{p.law} {p.weight:.2f}" for p in self.fit.posteriors)),
+            ("factors", ", ".join(spec.factors) or "none"),
+            ("data axis", spec.data),
+            ("cells", " by ".join(spec.cell)),
             ("priors", str(info.get("priors_name", "given in Python"))),
             ("sampler", ", ".join(f"{info[k]} {k}" for k in ("chains", "tune", "draws")
                                   if k in info)),
@@ -109,7 +108,7 @@ class Contents:
     @property
     def priors(self) -> pd.DataFrame:
         """The prior table."""
-        table = self.fit.members[0].priors
+        table = self.fit.posteriors[0].priors
         rows = [
             {"quantity": k, "location": p.location, "scale": p.scale, "effect": p.effect,
              "scatter": p.scatter, "meaning": p.meaning}

@@ -52,7 +52,7 @@ def _text(told: Contents, folder: Path) -> str:
     parts.append(_picture(forecast_figure(fit, targets[asked]), folder, "forecast"))
     parts.append("## Which method is best where")
     for i, stratum in enumerate(told.strata[:MAX_PANELS], 1):
-        if len(stratum.methods) > 1 and fit.question.factors:
+        if len(stratum.methods) > 1 and fit.spec.factors:
             figure, table = map_figure(told, stratum)
             parts.append(_picture(figure, folder, f"map-{i}"))
             _save_csv(table, folder / f"map-{i}.csv")

@@ -49,15 +49,15 @@ def as_script(value: Any) -> str:
 
 def sliders(told: Contents) -> list[tuple[str, str]]:
     """Return column and name of each slider: the factors and the data size."""
-    question = told.fit.question
-    return [(name, axis_name(name)) for name in (*question.factors, question.data)]
+    spec = told.fit.spec
+    return [(name, axis_name(name)) for name in (*spec.factors, spec.data)]
 
 
 def figures_of(told: Contents) -> dict[str, Spec]:
     """Return the figures of the page by their names."""
-    question = told.fit.question
-    data = axis_name(question.data)
-    factor = axis_name(question.factors[0]) if question.factors else None
+    spec = told.fit.spec
+    data = axis_name(spec.data)
+    factor = axis_name(spec.factors[0]) if spec.factors else None
     shades = {name: c for name, c in _colours(told).items() if name}
     checks = [row for check in told.checks for row in check.coverage()]
     ppc, reach = predictive_check(told.fit)
@@ -76,29 +76,29 @@ def figures_of(told: Contents) -> dict[str, Spec]:
 
 def run_table(told: Contents) -> pd.DataFrame:
     """Return the runs that the page shows as a table."""
-    question, runs = told.fit.question, told.fit.runs
-    names = dict.fromkeys((*TOLD[:1], *question.cell, *TOLD[1:], *question.factors, question.data))
+    spec, runs = told.fit.spec, told.fit.runs
+    names = dict.fromkeys((*TOLD[:1], *spec.cell, *TOLD[1:], *spec.factors, spec.data))
     return runs[[n for n in names if n in runs]].head(MAX_RUNS)
 
 
 def _colours(told: Contents) -> dict[str, str]:
-    if "method" not in told.fit.question.cell:
+    if "method" not in told.fit.spec.cell:
         return {ALL_METHODS: BLUE, "": BLUE}
     return colours(told.methods)
 
 
 def _runs(told: Contents) -> list[dict[str, Any]]:
-    question, runs = told.fit.question, told.fit.runs
+    spec, runs = told.fit.spec, told.fit.runs
     rows = []
     names = list(told.strata[0].labels)
-    shown = [c for c in dict.fromkeys((*TOLD, *question.factors, question.data)) if c in runs]
+    shown = [c for c in dict.fromkeys((*TOLD, *spec.factors, spec.data)) if c in runs]
     for row in runs.to_dict("records"):
         rows.append(
             {
                 "setting": " / ".join(str(row[n]) for n in names),
-                "method": str(row["method"]) if "method" in question.cell else ALL_METHODS,
-                "data": float(row[question.data]),
-                "size": float(row[question.factors[0]]) if question.factors else 1.0,
+                "method": str(row["method"]) if "method" in spec.cell else ALL_METHODS,
+                "data": float(row[spec.data]),
+                "size": float(row[spec.factors[0]]) if spec.factors else 1.0,
                 "loss": float(row["loss"]),
                 "told": {c.replace("_", " "): readable(row[c], c) for c in shown},
             }
@@ -108,7 +108,7 @@ def _runs(told: Contents) -> list[dict[str, Any]]:
 
 def _start(told: Contents) -> dict[str, dict[str, float]]:
     """Return where the sliders of each stratum stand first: at its target if there is one."""
-    question = told.fit.question
+    spec = told.fit.spec
     started: dict[str, dict[str, float]] = {}
     for stratum, default in zip(
         told.strata, default_targets(told.fit).to_dict("records"), strict=True
@@ -120,7 +120,7 @@ def _start(told: Contents) -> dict[str, dict[str, float]]:
         ]
         chosen: Mapping[Any, Any] = matching[0] if matching else default
         values = {}
-        for name in (*question.factors, question.data):
+        for name in (*spec.factors, spec.data):
             value = chosen.get(name, default[name])
             value = default[name] if value != value else value
             low, high = _limits(told, stratum, name)

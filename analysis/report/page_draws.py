@@ -10,8 +10,7 @@ import pandas as pd
 
 from tunecast.analysis.report.page_predictor import PagePredictor
 from tunecast.analysis.report.strata import Stratum, strata_of
-from tunecast.models.fits import Fit
-from tunecast.models.predict import check_targets
+from tunecast.models import Fit
 
 DRAWS = 500
 
@@ -41,15 +40,14 @@ class PageDraws:
         """One for each law in use."""
         seed = int(self.fit.info["seed"])
         return tuple(
-            PagePredictor(member, member.rows(self.size), seed, self.strata)
-            for member in self.fit.members
+            PagePredictor(posterior.taken(posterior.share(self.size)), seed, self.strata)
+            for posterior in self.fit.posteriors
         )
 
     def expected(self, targets: pd.DataFrame) -> np.ndarray:
         """Return draws of the expected loss, shape (draws, targets)."""
-        widest = max(self.predictors, key=lambda p: len(p.layout.question.factors))
-        ready = check_targets(targets, widest.layout)
-        return np.concatenate([p.draws(ready).expected for p in self.predictors])
+        ready = self.fit.check_targets(targets)
+        return np.concatenate([p.predictor.draws(ready).expected for p in self.predictors])
 
     def base_models(self, stratum: Stratum) -> list[str]:
         """Return the base models with runs in a stratum, in the order of the first factor."""
@@ -57,13 +55,13 @@ class PageDraws:
 
     @cached_property
     def _base_models(self) -> dict[str, list[str]]:
-        question, runs = self.fit.question, self.fit.runs
-        if question.factors:
-            runs = runs.sort_values(question.factors[0], kind="stable")
+        spec, runs = self.fit.spec, self.fit.runs
+        if spec.factors:
+            runs = runs.sort_values(spec.factors[0], kind="stable")
         found: dict[str, list[str]] = {}
         for stratum in self.strata:
             here = np.ones(len(runs), dtype=bool)
             for column, value in stratum.labels.items():
                 here &= (runs[column].astype(str) == value).to_numpy()
-            found[stratum.name] = list(dict.fromkeys(runs.loc[here, question.curve].astype(str)))
+            found[stratum.name] = list(dict.fromkeys(runs.loc[here, spec.curve].astype(str)))
         return found

@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from tunecast.models.hierarchy import at_factors, coordinates, decline
 from tunecast.models.laws import Law
+from tunecast.models.laws.law import expected_at, log_relative_loss
+from tunecast.models.laws.positive import NumPy
 
 _UFUNCS: dict[Any, str] = {
     np.add: "({0} + {1})",
     np.subtract: "({0} - {1})",
     np.multiply: "({0} * {1})",
     np.true_divide: "({0} / {1})",
-    np.power: "Math.pow({0}, {1})",
     np.negative: "(-{0})",
     np.exp: "Math.exp({0})",
     np.log: "Math.log({0})",
@@ -52,8 +52,6 @@ class Symbol(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Symbol:
         if method != "__call__" or options or ufunc not in _UFUNCS:
             raise TypeError(f"a law in a page cannot use {ufunc.__name__}")
-        if ufunc is np.power and not isinstance(inputs[1], Symbol) and inputs[1] == 1:
-            return inputs[0]
         return self._step(_UFUNCS[ufunc].format(*map(_written, inputs)))
 
     def clip(self, low: float, high: float, out: None = None) -> Symbol:
@@ -65,59 +63,58 @@ class Symbol(np.lib.mixins.NDArrayOperatorsMixin):
         return Symbol(name, self.steps)
 
 
-class _Columns:
-    """Stands for the array of factors: ``x[:, i]`` is the i-th name."""
-
-    def __init__(self, columns: Sequence[Symbol]) -> None:
-        self.columns = columns
-
-    def __getitem__(self, key: tuple[slice, int]) -> Symbol:
-        return self.columns[key[1]]
-
-
 def _written(value: Any) -> str:
     return value.text if isinstance(value, Symbol) else repr(float(value))
 
 
-def _function(names: Sequence[str], traced: Callable[..., Any]) -> str:
+def _function(count: int, traced: Callable[..., Any]) -> str:
     """Return ``traced`` as the text of a JavaScript function of so many numbers."""
     steps: dict[str, str] = {}
-    arguments = [f"p{i}" for i in range(len(names))]
-    result = traced(**dict(zip(names, (Symbol(a, steps) for a in arguments), strict=True)))
+    arguments = [f"p{i}" for i in range(count)]
+    result = traced(*(Symbol(argument, steps) for argument in arguments))
     lines = [f"const {name} = {expression};" for expression, name in steps.items()]
     body = " ".join([*lines, f"return {_written(result)};"])
     return f"({', '.join(arguments)}) => {{ {body} }}"
 
 
-def cell_coordinates(law: Law, factors: Sequence[str]) -> list[str]:
-    """Return the coordinates of a cell that what it expects of curves depends on."""
-    return [name for name in coordinates(law, factors) if name != "onset"]
+def curve_quantities(law: Law) -> list[str]:
+    """Return the quantities of a curve: its log loss at the reference, then those of its shape."""
+    shape = [q.name for q in law.quantities if not q.per_factor and q.name != "log_loss_ref"]
+    return ["log_loss_ref", *shape]
+
+
+def cell_quantities(law: Law, factors: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the quantities of a cell, each with its factor, or with nothing."""
+    found = []
+    for q in law.quantities:
+        found += [(q.name, factor) for factor in factors] if q.per_factor else [(q.name, "")]
+    return found
 
 
 def javascript(law: Law, factors: Sequence[str]) -> str:
     """Return an object of functions that compute one draw of a curve.
 
-    ``level``, ``share`` and ``rate`` take the values of `cell_coordinates`, then the logarithms of
-    the factors over their reference values. ``decline`` takes the logarithm of the data size over
-    its reference, the share, the rate and, where the law has one, the onset.
+    Each of ``expected`` takes the values of `cell_quantities`, then the logarithms of the factors
+    over their reference values, and returns one of `curve_quantities`. ``relative`` takes the
+    logarithm of the data size over its reference, then the quantities of the curve's shape.
     """
-    names = cell_coordinates(law, factors)
-    logs = [f"log {name}" for name in factors]
+    of_cell, of_curve = cell_quantities(law, factors), curve_quantities(law)
 
-    def placed(part: int) -> str:
-        def traced(**values: Symbol) -> Any:
-            cell = {name: values[name] for name in names}
-            x: Any = _Columns([values[name] for name in logs])
-            return at_factors(law, factors, cell, x, np)[part]
+    def expects(name: str) -> str:
+        def traced(*values: Symbol) -> Any:
+            q: dict[str, Any] = {k.name: {} for k in law.quantities if k.per_factor}
+            for (quantity, factor), value in zip(of_cell, values, strict=False):
+                if factor:
+                    q[quantity][factor] = value
+                else:
+                    q[quantity] = value
+            log_x = dict(zip(factors, values[len(of_cell) :], strict=True))
+            return expected_at(law, q, log_x, NumPy)[name]
 
-        return _function([*names, *logs], traced)
+        return _function(len(of_cell) + len(factors), traced)
 
-    shape = ["log_u", "share", "rate", *(["onset"] if law.has("D_l") else [])]
+    def relative(log_u: Symbol, *shape: Symbol) -> Any:
+        return log_relative_loss(law, log_u, dict(zip(of_curve[1:], shape, strict=True)), NumPy)
 
-    def declines(log_u: Any, share: Any, rate: Any, onset: Any = None) -> Any:
-        return decline(law, log_u, share, rate, onset, np)
-
-    parts = {name: placed(i) for i, name in enumerate(("level", "share", "rate"))}
-    parts["decline"] = _function(shape, declines)
-    inside = ",\n  ".join(f"{name}: {function}" for name, function in parts.items())
-    return f"{{ {inside} }}"
+    expected = ",\n    ".join(map(expects, of_curve))
+    return f"{{ expected: [\n    {expected}],\n  relative: {_function(len(of_curve), relative)} }}"

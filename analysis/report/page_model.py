@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from tunecast.analysis.report.page_draws import PageDraws
-from tunecast.analysis.report.page_law import javascript
+from tunecast.analysis.report.page_law import curve_quantities, javascript
 from tunecast.analysis.report.page_predictor import PageCurve, PagePredictor
 from tunecast.analysis.report.strata import factors_of
-from tunecast.models.predict import KNOT
+from tunecast.models.hierarchy.drift import KNOT
+from tunecast.models.laws.positive import FAR
 
 # Curves of known base models come along as long as they leave the page small.
 CURVE_BYTES = 1_200_000
@@ -22,8 +23,8 @@ type KnownBases = Mapping[str, Sequence[dict[str, Any]]]
 
 
 def scripts(draws: PageDraws) -> list[str]:
-    """Return the law of each member as JavaScript."""
-    return [javascript(p.law, p.layout.question.factors) for p in draws.predictors]
+    """Return the laws as JavaScript."""
+    return [javascript(p.law, p.table.factors) for p in draws.predictors]
 
 
 def payload(draws: PageDraws) -> dict[str, Any]:
@@ -31,7 +32,8 @@ def payload(draws: PageDraws) -> dict[str, Any]:
     bases = _known_bases(draws)
     return {
         "knot": KNOT,
-        "data": draws.fit.question.data,
+        "far": FAR,
+        "data": draws.fit.spec.data,
         "factors": [asdict(factor) for factor in factors_of(draws.fit)],
         "settings": [
             {
@@ -44,16 +46,16 @@ def payload(draws: PageDraws) -> dict[str, Any]:
             }
             for s in draws.strata
         ],
-        "models": [_member(draws, p, bases) for p in draws.predictors],
+        "models": [_law(draws, p, bases) for p in draws.predictors],
     }
 
 
 def _known_bases(draws: PageDraws) -> KnownBases:
     """Return the base models that the page knows in each stratum, with their factors."""
-    question, runs = draws.fit.question, draws.fit.runs
-    names, affordable = runs[question.curve].astype(str), _affordable(draws)
+    spec, runs = draws.fit.spec, draws.fit.runs
+    names, affordable = runs[spec.curve].astype(str), _affordable(draws)
     at = {
-        base: [float(runs.loc[names == base, f].iloc[0]) for f in question.factors]
+        base: [float(runs.loc[names == base, f].iloc[0]) for f in spec.factors]
         for base in affordable
     }
     return {
@@ -64,38 +66,39 @@ def _known_bases(draws: PageDraws) -> KnownBases:
 
 def _affordable(draws: PageDraws) -> list[str]:
     """Return the base models whose curves the page can hold, in the order of the runs they have."""
-    counts = draws.fit.runs[draws.fit.question.curve].astype(str).value_counts(sort=True)
+    counts = draws.fit.runs[draws.fit.spec.curve].astype(str).value_counts(sort=True)
+    arrays = 1 + max(len(curve_quantities(p.law)) for p in draws.predictors)
     kept, spent = [], 0
     for base in counts.index:
         curves = sum(len(s.methods) for s in draws.strata if base in draws.base_models(s))
-        spent += curves * 5 * 4 * draws.size  # five arrays of four bytes a number
+        spent += curves * arrays * 4 * draws.size  # four bytes a number
         if spent > CURVE_BYTES:
             break
         kept.append(str(base))
     return kept
 
 
-def _member(draws: PageDraws, p: PagePredictor, bases: KnownBases) -> dict[str, Any]:
-    question, every = p.layout.question, draws.fit.question.factors
+def _law(draws: PageDraws, p: PagePredictor, bases: KnownBases) -> dict[str, Any]:
+    spec, every = p.table.spec, draws.fit.spec.factors
     new, known = {}, {}
     for i, stratum in enumerate(draws.strata):
         for method in stratum.methods:
-            cell, task = stratum.cell(question, method), stratum.labels["task"]
+            cell, task = stratum.cell(spec, method), stratum.labels["task"]
             curve = p.new_curve(cell, task)
-            place = [_packed(values) for values in curve.cell]
-            new[f"{i}\x1f{method}"] = {**_written(curve), "place": place}
+            own_cell = [_packed(values) for values in curve.cell]
+            new[f"{i}\x1f{method}"] = {**_written(curve), "cell": own_cell}
             for base in bases[stratum.name]:
                 at = dict(zip(every, base["at"], strict=True))
-                own = [at[factor] for factor in question.factors]
+                own = [at[factor] for factor in spec.factors]
                 curve = p.known_curve(cell, task, base["name"], own)
                 known[f"{i}\x1f{method}\x1f{base['name']}"] = _written(curve)
     return {
         "draws": p.size,
-        "factors": [every.index(f) for f in question.factors],
-        "x_ref": list(p.layout.x_ref),
+        "factors": [every.index(f) for f in spec.factors],
+        "x_ref": list(p.table.x_ref),
         "x_seen": [
             [float(np.exp(column.min()) * ref), float(np.exp(column.max()) * ref)]
-            for column, ref in zip(p.layout.curve_x.T, p.layout.x_ref, strict=True)
+            for column, ref in zip(p.table.curve_x.T, p.table.x_ref, strict=True)
         ],
         "first_knot": p.first_knot,
         "pool": _packed(p.pool),
@@ -109,15 +112,12 @@ def _member(draws: PageDraws, p: PagePredictor, bases: KnownBases) -> dict[str, 
 
 def _written(curve: PageCurve) -> dict[str, Any]:
     return {
-        "share": _packed(curve.share),
-        "rate": _packed(curve.rate),
-        "onset": None if curve.onset is None else _packed(curve.onset),
+        "quantities": [_packed(values) for values in curve.quantities],
         "noise": _packed(curve.noise),
         "range": curve.seen,
         "cell_range": curve.cell_seen,
         "ref": curve.reference,
         "shifts": curve.shifts,
-        "level": _packed(curve.level),
     }
 
 

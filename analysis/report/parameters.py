@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tunecast.models.fits import Fit, Member, published_parameters
-from tunecast.models.hierarchy import simulate_prior
-from tunecast.models.laws import get_law
-from tunecast.models.published import PRINTED
+from tunecast.models import Fit
+from tunecast.models.hierarchy.numpy_backends import simulate_prior
+from tunecast.models.inference.posterior import Posterior
+from tunecast.models.laws.published import PRINTED
 
 PRIOR_DRAWS = 2000
 # A posterior at least this wide against its prior has learned next to nothing; a correlation at
@@ -51,18 +51,16 @@ class Parameters:
 
 
 def parameters(fit: Fit) -> Parameters:
-    """Return priors, posteriors and published values of A, E, alpha, beta and D_l."""
-    member = max(fit.members, key=lambda m: m.weight)
-    layout = member.layout
-    law = get_law(layout.question.law)
-    positive = {p.name for p in law.parameters if p.support == "positive"}
-    draws, _ = simulate_prior(layout, member.priors, PRIOR_DRAWS, int(fit.info["seed"]))
-    before = Member(layout, member.priors, draws, 1.0)
+    """Return priors, posteriors and published values of the law's parameters."""
+    after = max(fit.posteriors, key=lambda p: p.weight)
+    before = _prior(after, int(fit.info["seed"]))
+    table = after.table
+    positive = {p.name for p in table.law.parameters if p.support == "positive"}
     rows, tied = [], []
-    for k, cell in enumerate(layout.cells):
-        label = _label(cell, layout.cells)
-        named = dict(zip(layout.question.cell, cell, strict=True))
-        prior, posterior = published_parameters(before, k), published_parameters(member, k)
+    for k, cell in enumerate(table.cells):
+        label = _label(cell, table.cells)
+        named = dict(zip(table.spec.cell, cell, strict=True))
+        prior, posterior = before.parameters(k), after.parameters(k)
         scaled = {}
         for name in posterior:
             log = name.partition(":")[0] in positive
@@ -70,8 +68,8 @@ def parameters(fit: Fit) -> Parameters:
             low, high = np.quantile(known, [0.05, 0.95])
             q = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
             scaled[name] = np.log(values) if log else values
-            wide, after = _width(low, high, log), _width(q[0], q[-1], log)
-            width = after / wide if wide > 0 else 1.0
+            known_width, width = _width(low, high, log), _width(q[0], q[-1], log)
+            share = width / known_width if known_width > 0 else 1.0
             rows.append(
                 {
                     "parameter": name,
@@ -81,11 +79,18 @@ def parameters(fit: Fit) -> Parameters:
                     "prior_q95": high,
                     **dict(zip(("q05", "q25", "q50", "q75", "q95"), q, strict=True)),
                     "published": _published(named, name),
-                    "width": width,
+                    "width": share,
                 }
             )
         tied += ties(label, scaled)
     return Parameters(pd.DataFrame(rows), tuple(tied))
+
+
+def _prior(posterior: Posterior, seed: int) -> Posterior:
+    """Return draws of the prior in the place of those of the posterior."""
+    table, priors, geometry = posterior.table, posterior.priors, posterior.geometry
+    drawn = simulate_prior(table, priors, PRIOR_DRAWS, seed, geometry).draws
+    return Posterior(table, priors, {name: values[None] for name, values in drawn.items()})
 
 
 def ties(cell: str, scaled: Mapping[str, np.ndarray]) -> list[str]:

@@ -18,7 +18,7 @@ from tunecast.analysis.report.contents import Contents
 from tunecast.analysis.report.figures.intervals import FAR
 from tunecast.analysis.report.parameters import parameter_rows
 from tunecast.analysis.report.strata import Stratum, factors_of
-from tunecast.models.questions import crossings
+from tunecast.models.questions.crossover import crossings
 
 GREY = "#6a6a6a"
 MAP_COLUMNS, MAP_ROWS = 30, 16
@@ -47,13 +47,13 @@ class BestMap:
 
 def best_on_grid(told: Contents, stratum: Stratum) -> BestMap:
     """Return the probably best method over all that can be asked about a stratum."""
-    question, runs = told.fit.question, told.fit.runs
-    first, *rest = question.factors
+    spec, runs = told.fit.spec, told.fit.runs
+    first, *rest = spec.factors
     (left, right), (low, high) = stratum.asked, factors_of(told.fit)[0].asked
     x = np.geomspace(left, right, MAP_COLUMNS + 1)
     y = np.geomspace(low, high, MAP_ROWS + 1)
     sizes, data = np.meshgrid(np.sqrt(y[1:] * y[:-1]), np.sqrt(x[1:] * x[:-1]), indexing="ij")
-    places = pd.DataFrame({first: sizes.ravel(), question.data: data.ravel()})
+    places = pd.DataFrame({first: sizes.ravel(), spec.data: data.ravel()})
     places = places.assign(**stratum.labels, **{f: float(runs[f].median()) for f in rest})
     losses = np.stack([told.draws.expected(places.assign(method=m)) for m in stratum.methods])
     wins = np.stack([(losses.argmin(axis=0) == i).mean(axis=0) for i in range(len(losses))])
@@ -67,8 +67,8 @@ def best_on_grid(told: Contents, stratum: Stratum) -> BestMap:
 
 def map_figure(told: Contents, stratum: Stratum) -> tuple[Figure, pd.DataFrame]:
     """Return the map of the probably best method in a stratum, and its numbers."""
-    question, runs = told.fit.question, told.fit.runs
-    first, shades = question.factors[0], colours(told.methods)
+    spec, runs = told.fit.spec, told.fit.runs
+    first, shades = spec.factors[0], colours(told.methods)
     found = best_on_grid(told, stratum)
     figure, (ax,) = blank(1)
     even = 1 / len(stratum.methods)
@@ -83,12 +83,12 @@ def map_figure(told: Contents, stratum: Stratum) -> tuple[Figure, pd.DataFrame]:
     ax.set_xscale("log")
     ax.set_yscale("log")
     own = runs["task"].astype(str) == stratum.labels["task"]
-    ax.scatter(runs.loc[own, question.data], runs.loc[own, first], s=8, color="black")
+    ax.scatter(runs.loc[own, spec.data], runs.loc[own, first], s=8, color="black")
     for method in dict.fromkeys(found.places["method"]):
         name = _cut(method, 30).replace("$", r"\$")
         ax.scatter([], [], marker="s", color=shades[method], label=name)
     ax.legend(loc="upper right", fontsize=8, title="probably best")
-    ax.set_xlabel(axis_name(question.data))
+    ax.set_xlabel(axis_name(spec.data))
     ax.set_ylabel(axis_name(first))
     ax.set_title(_cut(stratum.name, 80), fontsize=10, parse_math=False)
     return finished(figure, told.fit, "Which method is probably best"), found.places

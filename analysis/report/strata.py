@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tunecast.models.fits import Fit
-from tunecast.models.layout import Question
+from tunecast.models import Fit
+from tunecast.models.hierarchy.table import Spec
 
 # How far beyond the runs a report can be asked.
 DATA_BELOW, DATA_BEYOND = 10.0, 1000.0
@@ -48,9 +48,9 @@ class Stratum:
         """Smallest and largest data size that can be asked about."""
         return self.low / DATA_BELOW, self.high * DATA_BEYOND
 
-    def cell(self, question: Question, method: str) -> tuple[str, ...]:
+    def cell(self, spec: Spec, method: str) -> tuple[str, ...]:
         """Return the cell of a method in this stratum."""
-        return tuple(method if c == "method" else self.labels[c] for c in question.cell)
+        return tuple(method if c == "method" else self.labels[c] for c in spec.cell)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class FactorRange:
 def factors_of(fit: Fit) -> tuple[FactorRange, ...]:
     """Return the ranges of the factors over all runs of a fit."""
     found = []
-    for name in fit.question.factors:
+    for name in fit.spec.factors:
         values = fit.runs[name].astype(float)
         low, high = float(values.min()), float(values.max())
         found.append(FactorRange(name, (low, high), (low / FACTOR_BELOW, high * FACTOR_BEYOND)))
@@ -74,20 +74,20 @@ def factors_of(fit: Fit) -> tuple[FactorRange, ...]:
 
 def strata_of(fit: Fit) -> tuple[Stratum, ...]:
     """Return the strata that the runs of a fit have, in the order of their names."""
-    question = fit.question
-    names = list(dict.fromkeys(("task", *(c for c in question.cell if c != "method"))))
+    spec = fit.spec
+    names = list(dict.fromkeys(("task", *(c for c in spec.cell if c != "method"))))
     found = []
     labels = fit.runs[names].astype(str)
     for _, rows in fit.runs.groupby([labels[n] for n in names], sort=True):
         methods = tuple(sorted(rows["method"].astype(str).unique()))
-        size = rows[question.data].astype(float)
+        size = rows[spec.data].astype(float)
         found.append(
             Stratum(
                 labels.loc[rows.index[0]].to_dict(),
-                methods if "method" in question.cell else ("",),
+                methods if "method" in spec.cell else ("",),
                 float(size.min()),
                 float(size.max()),
-                tuple(float(rows[f].max()) for f in question.factors),
+                tuple(float(rows[f].max()) for f in spec.factors),
                 len(rows),
             )
         )

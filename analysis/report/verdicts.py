@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from tunecast.analysis.labels import axis_name, percent, short
-from tunecast.models.fits import Fit
+from tunecast.models import Fit
 
 # What a probability is called, from the largest on. Below the last a lead is no verdict.
 SURE = ((0.99, "almost certainly"), (0.9, "very probably"), (0.66, "probably"))
@@ -37,14 +37,14 @@ def isolated(name: object) -> str:
 
 def place_in_words(fit: Fit, target: Mapping[str, Any]) -> str:
     """Return where a target lies."""
-    question = fit.question
-    labels = [isolated(target[c]) for c in dict.fromkeys(("task", *question.cell)) if c in target]
-    base = target.get(question.curve)
+    spec = fit.spec
+    labels = [isolated(target[c]) for c in dict.fromkeys(("task", *spec.cell)) if c in target]
+    base = target.get(spec.curve)
     known = isinstance(base, str) and base != ""
-    sizes = [f"{short(float(target[f]))} {axis_name(f)}" for f in question.factors
+    sizes = [f"{short(float(target[f]))} {axis_name(f)}" for f in spec.factors
              if f in target and target[f] == target[f]]  # fmt: skip
     model = f"base model {isolated(base)}" if known else "a base model not seen yet"
-    where = ", ".join([*sizes, f"{short(float(target[question.data]))} {axis_name(question.data)}"])
+    where = ", ".join([*sizes, f"{short(float(target[spec.data]))} {axis_name(spec.data)}"])
     return f"{' / '.join(labels)}, {where}, {model}" if labels else f"{where}, {model}"
 
 
@@ -83,7 +83,7 @@ def crossed(fit: Fit, crossings: pd.DataFrame) -> list[str]:
         return []
     (row,) = crossings.to_dict("records")
     p = 1 - float(row["p_none"])
-    span = f"between {short(row['low'])} and {short(row['high'])} {axis_name(fit.question.data)}"
+    span = f"between {short(row['low'])} and {short(row['high'])} {axis_name(fit.spec.data)}"
     pair = f"{isolated(row['a'])} and {isolated(row['b'])}"
     if p < 0.5:
         return [f"{pair} have no crossover {span} in {percent(1 - p)} of the draws{_below(row)}."]
@@ -113,9 +113,9 @@ def distance(fit: Fit, table: pd.DataFrame, target: Mapping[str, Any]) -> str:
     far = float(table["extrapolation"].max())
     if not math.isfinite(far) or far <= 1.005:
         return "The target lies inside the data."
-    question = fit.question
+    spec = fit.spec
     parts = []
-    for name in (*question.factors, question.data):
+    for name in (*spec.factors, spec.data):
         value, seen = float(target.get(name, math.nan)), fit.runs[name].astype(float)
         ratio = max(value / seen.max(), seen.min() / value)
         if ratio > 1.005:

@@ -26,7 +26,7 @@ from tunecast.models.hierarchy.numpy_backends import log_density_of
 from tunecast.models.hierarchy.priors import Priors
 from tunecast.models.hierarchy.table import Table
 from tunecast.models.hierarchy.targets import curve_labels, index_targets
-from tunecast.models.laws.positive import NumPy
+from tunecast.models.laws.positive import FAR, NumPy
 
 CHUNK = 256  # targets at a time, so that memory does not grow with their number
 
@@ -210,10 +210,13 @@ class Predictor:
             mean[:, part] = found.values["expected_log_loss"] + self._drifted(found.table)
             scale[:, part] = found.values["noise"][:, found.table.run_curve]
             beyond[part] = self._extrapolation(found.table)
-        df = self.values["noise_df"]
-        z = [self.keyed.rng("run noise", j).standard_t(df) for j in range(n)]
-        expected = np.exp(mean)
-        return Draws(np.exp(mean + scale * np.stack(z, axis=1)), expected, beyond, scale, df)
+        noise = scale * np.stack([self.run_noise(j) for j in range(n)], axis=1)
+        loss, expected = (np.exp(np.clip(v, -FAR, FAR)) for v in (mean + noise, mean))
+        return Draws(loss, expected, beyond, scale, self.values["noise_df"])
+
+    def run_noise(self, target: int) -> np.ndarray:
+        """Return standard draws of the run noise of a target, by its position, shape (draws,)."""
+        return self.keyed.rng("run noise", target).standard_t(self.values["noise_df"])
 
     def _drifted(self, table: Table) -> np.ndarray:
         """Return what drift adds to each target: its task's beyond the cell's data, and its own."""

@@ -8,7 +8,6 @@ const QUANTILES = [0.05, 0.25, 0.5, 0.75, 0.95];
 
 const unpacked = new Map();
 function numbers(text) {
-  if (text === null) return null;
   let found = unpacked.get(text);
   if (!found) {
     const raw = atob(text), bytes = new Uint8Array(raw.length);
@@ -19,27 +18,24 @@ function numbers(text) {
   return found;
 }
 
-/* One curve of one law: its loss at the reference, irreducible share and shape for each draw. */
+/* One curve of one law: its log loss at the reference, then what gives its shape, for each draw. */
 function curve(k, setting, method, base, factors) {
   const model = page.model.models[k], law = laws[k], n = model.draws;
   const own = base === "" ? model.new[`${setting}\u001f${method}`] : model.known[`${setting}\u001f${method}\u001f${base}`];
   const logs = model.factors.map((f, i) => Math.log(factors[f] / model.x_ref[i]));
-  const [level, share, rate] = [own.level, own.share, own.rate].map(text => Float64Array.from(numbers(text)));
+  const found = own.quantities.map((text) => Float64Array.from(numbers(text)));
   if (base === "") {
-    const place = own.place.map(numbers), values = new Array(place.length + logs.length);
-    logs.forEach((x, i) => { values[place.length + i] = x; });
+    const cell = own.cell.map(numbers), values = new Array(cell.length + logs.length);
+    logs.forEach((x, i) => { values[cell.length + i] = x; });
     for (let d = 0; d < n; d++) {
-      for (let i = 0; i < place.length; i++) values[i] = place[i][d];
-      level[d] += law.level(...values);
-      share[d] += law.share(...values);
-      rate[d] += law.rate(...values);
+      for (let i = 0; i < cell.length; i++) values[i] = cell[i][d];
+      found.forEach((value, i) => { value[d] += law.expected[i](...values); });
     }
   }
-  return { k, n, model, law, own, level, share, rate, noise: numbers(own.noise),
-    onset: own.onset === null ? new Float32Array(n) : numbers(own.onset) };
+  return { k, n, model, law, own, quantities: found, noise: numbers(own.noise) };
 }
 
-/* Slope drift beyond the data, an integrated random walk: see Predictor in tunecast.models. */
+/* Slope drift beyond the data, an integrated random walk: see tunecast.models.hierarchy.drift. */
 const drifts = new Map();
 function drift(c, at) {
   const { model, own, n } = c, step = page.model.knot;
@@ -63,16 +59,18 @@ function drift(c, at) {
 }
 
 function lossAt(curves, data, newRun) {
-  const at = Math.log2(data);
+  const doublings = Math.log2(data);
   const out = new Float64Array(curves.reduce((sum, c) => sum + c.n, 0));
   let row = 0;
   for (const c of curves) {
-    const walk = drift(c, at), u = (at - c.own.ref) * Math.LN2;
-    const z = newRun ? numbers(c.model.noise_z) : null, decline = c.law.decline;
+    const walk = drift(c, doublings), u = (doublings - c.own.ref) * Math.LN2;
+    const z = newRun ? numbers(c.model.noise_z) : null, relative = c.law.relative;
+    const [level, ...shape] = c.quantities, at = new Array(shape.length);
     for (let d = 0; d < c.n; d++) {
-      let mean = c.level[d] + decline(u, c.share[d], c.rate[d], c.onset[d]) + walk[d];
+      for (let i = 0; i < shape.length; i++) at[i] = shape[i][d];
+      let mean = level[d] + relative(u, ...at) + walk[d];
       if (z) mean += c.noise[d] * z[d];
-      out[row++] = Math.exp(mean);
+      out[row++] = Math.exp(Math.max(-page.model.far, Math.min(mean, page.model.far)));
     }
   }
   return out;
