@@ -23,7 +23,7 @@ from tunecast.analysis.plots.forecast import forecast_figure, plot_forecast
 from tunecast.analysis.plots.frame import save_figure
 from tunecast.models import Fit
 from tunecast.models.runs import read_runs
-from tunecast.models.simulate import published_loss
+from tunecast.models.laws.simulate import published_loss
 
 NORMAL = {"q05": -1.645, "q25": -0.674, "q50": 0.0, "q75": 0.674, "q95": 1.645}
 
