@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from tunecast.models.errors import TunecastError
-from tunecast.models.laws import Law, get_law
+from tunecast.models.laws import LAWS, Law, get_law
 from tunecast.models.laws.quantities import Quantity
 from tunecast.models.runs import read_runs
 
@@ -329,20 +329,27 @@ def index_runs(runs: pd.DataFrame, spec: Spec, *, check: bool = True) -> Table:
     )
 
 
-# Dimensions of the model that a column of the runs must not be taken for.
-_TAKEN = ("factor", "curve", "run", "chain", "draw", INTERACTION)
+# Dimensions and variables of the model that a column of the runs must not be taken for, and what
+# the names of those of a quantity end in, after its own name.
+_TAKEN = {
+    *(INTERACTION, "factor", "base_model", "curve", "run", "chain", "draw", "mean", "expected"),
+    *("noise", "noise_df", "log_noise", "log_loss", "expected_log_loss", "log_relative_loss"),
+    *(p.name for law in LAWS.values() for p in law.parameters),
+    *(q.name for law in LAWS.values() for q in law.quantities),
+}
+_ENDINGS = ("_sd", "_raw")
 
 
 def variable_names(columns: Iterable[str]) -> dict[str, str]:
     """Return for each column what variables and dimensions that belong to it are called.
 
     A column's name may hold what no variable's may, such as a slash; and it must not be that of a
-    dimension which means something else.
+    dimension or variable which means something else.
     """
     found: dict[str, str] = {}
     for column in columns:
         name = re.sub(r"\W", "_", column)
-        while name in _TAKEN or name in found.values():
+        while name in _TAKEN or name.endswith(_ENDINGS) or name in found.values():
             name += "_"
         found[column] = name
     return found

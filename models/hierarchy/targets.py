@@ -181,15 +181,15 @@ def _groupings(cells: list[tuple[str, ...]], fitted: Table) -> tuple[Grouping, .
 
     The one level seen of a column that is no grouping of the fit is part of the global mean.
     """
-    by_column = {g.column: g for g in fitted.groupings}
+    known = {g.name for g in fitted.groupings}
     names = variable_names(fitted.spec.cell)
     found = []
     for position, column in enumerate(fitted.spec.cell):
         levels, index = _distinct([cell[position] for cell in cells])
         seen = fitted.cells[0][position]
-        if column in by_column or levels != [seen]:
+        if names[column] in known or levels != [seen]:
             found.append(Grouping(column, names[column], tuple(levels), index))
-    if INTERACTION in by_column:
+    if INTERACTION in known:
         keys = tuple(" / ".join(cell) for cell in cells)
         found.append(Grouping(INTERACTION, INTERACTION, keys, np.arange(len(cells))))
     return tuple(found)
