@@ -26,7 +26,7 @@ from hypothesis import settings
 
 import tunecast.models
 from tunecast.analysis.cli import main
-from tunecast.models.fits.fit import Fit
+from tunecast.models.fits.fit import Fit, fit
 from tunecast.models.hierarchy.numpy_backends import geometry_of, simulate_prior
 from tunecast.models.hierarchy.priors import WEAK, Priors
 from tunecast.models.hierarchy.table import index_runs, spec_of
@@ -138,6 +138,23 @@ def believed() -> Callable[..., Fit]:
         return Fit((Posterior(table, priors, draws),), runs, {"seed": seed}, good)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def sampled() -> Fit:
+    """A fit of the small ladder, too short to converge: sampled once, and nobody changes it."""
+    return fit(
+        SMALL, draws=300, tune=400, chains=2, seed=3, retry=False, progress=False,
+        allow_unconverged=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def sampled_file(sampled: Fit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of that fit."""
+    path = tmp_path_factory.mktemp("sampled") / "fit.nc"
+    sampled.save(path)
+    return path
 
 
 # --------------------------------------------------------------------------- for the command line

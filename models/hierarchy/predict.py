@@ -145,8 +145,9 @@ class Predictive(Backend):
             if name in self.known:
                 return self.known[name]
             return location + scale * self.keyed.draws(df, name, shape=self.shape(dims))
-        found, labels = self.found[dim], self.labels[dim]
-        lead = self.shape(dims[:-1])
+        labels, lead = self.labels[dim], self.shape(dims[:-1])
+        # A fit of one task knows the task, but has no effects of tasks.
+        found = self.found[dim] if name in self.known else np.full(len(labels), -1)
         z = np.zeros((self.keyed.size, *lead, len(labels)))
         for i in np.flatnonzero(found < 0):
             if labels[i] != self.seen.get(dim):
