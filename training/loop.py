@@ -114,6 +114,37 @@ def ratio(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
 type Cost = Callable[[int, int, int], int]
 
 
+def _attention(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object
+) -> int:
+    """Return the FLOP of attention: scores, and their sums of values."""
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[2] * (width + value[3])
+
+
+def _attention_backward(
+    gradient: Sequence[int],
+    query: Sequence[int],
+    key: Sequence[int],
+    value: Sequence[int],
+    *_: object,
+    **__: object,
+) -> int:
+    """Return the FLOP of its gradients: the scores again, and gradients of all four factors."""
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[2] * (3 * width + 2 * value[3])
+
+
+# The kernels of fused attention, on CPUs and on GPUs.
+KERNELS = ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
+# Torch up to 2.14 counts these on GPUs alone, and 2.9 not where several heads share a key.
+_ATTENTION = {
+    getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}{end}"): count
+    for kernel in KERNELS
+    for end, count in (("", _attention), ("_backward", _attention_backward))
+}
+
+
 def step_cost(tuned: Tuned, device: str) -> Cost:
     """Return the cost of a training step in FLOP, as a function of its shape.
 
@@ -133,7 +164,7 @@ def step_cost(tuned: Tuned, device: str) -> Cost:
     def count(length: int, targets: int) -> int:
         ids = torch.ones(1, length, dtype=torch.int64, device=device)
         where = torch.zeros(targets, dtype=torch.int64, device=device)
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
             loss = losses(tuned, Batch(ids, where, where, where, (targets,))).sum()
             torch.autograd.grad(loss, trained)
         return counter.get_total_flops()

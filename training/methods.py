@@ -160,12 +160,18 @@ class Tuned:
         del counts
         if not self.virtual:
             return self.at(positions, input_ids=ids)
-        prompt = self.model.get_prompt(batch_size=len(ids))
-        embedded = self.inner.get_input_embeddings()(ids)
         row, column = positions // ids.shape[1], positions % ids.shape[1]
         positions = row * (self.virtual + ids.shape[1]) + self.virtual + column
-        inputs = torch.cat([prompt.to(embedded.dtype), embedded], dim=1)
-        return self.at(positions, inputs_embeds=inputs)
+        return self.at(positions, inputs_embeds=self.prompted(ids))
+
+    def prompted(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of a prompt and of the tokens behind it.
+
+        Shape (batch, virtual + length, width), of token ids of shape (batch, length).
+        """
+        embedded = self.inner.get_input_embeddings()(ids)
+        prompt = self.model.get_prompt(batch_size=len(ids))
+        return torch.cat([prompt.to(embedded.dtype), embedded], dim=1)
 
     def at(self, positions: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
         """Return the logits at positions in the flattened inputs of the model itself."""
