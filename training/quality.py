@@ -9,8 +9,8 @@ import torch
 
 from tunecast.models.errors import TunecastError
 from tunecast.training.examples import Encoded
-from tunecast.training.ladder import quiet
-from tunecast.training.methods import Tuned
+from tunecast.training.hugging_face import quiet
+from tunecast.training.tuned import Tuned
 
 GENERATION_BATCH = 32
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tunecast.models.errors import TunecastError
-from tunecast.training.examples import Budget
-from tunecast.training.ladder import BaseModel, Pretraining, Rung
+from tunecast.training.base_models import BaseModel, Pretraining, Rung
+from tunecast.training.budget import Budget
 from tunecast.training.methods import FMT, LoRA, Method, Prompt
 from tunecast.training.tasks import TaskSource
 
