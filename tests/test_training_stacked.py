@@ -116,7 +116,7 @@ def with_peft(
 
 @pytest.mark.parametrize("label", list(SETTINGS))
 def test_runs_of_all_lengths_come_and_go(label: str, base: Loaded, task: Encoded) -> None:
-    """Five runs in two places, of 37 to 300 examples: each as if it had been alone."""
+    """Four runs in two places, of 37 to 400 examples: each as if it had been alone."""
     budget = replace(BUDGET, epochs=2, patience=2)
     members = [stacked_run(base, task, label, k % 3, seed=k) for k in range(4)]
     waiting = deque(members[:3])

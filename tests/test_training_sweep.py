@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sweep_cases import TIMED, all_of
 from tunecast.models.errors import TunecastError
 from tunecast.models.runs import digest, read_runs
 from tunecast.training.recipes import Recipe
-from tunecast.training.sweep import sweep, worker
+from tunecast.training.sweep import local, sweep, worker
 from tunecast.training.sweep.claims import claimed
 from tunecast.training.sweep.jobs import groups_of, jobs_of
 from tunecast.training.sweep.rows import reason_of_failure
@@ -28,6 +29,26 @@ from tunecast.training.sweep.worker import SweepSettings, work
 pytestmark = pytest.mark.usefixtures("places")
 
 
+class Here(Executor):
+    """Works at once in this process, where a sweep would start others for seconds."""
+
+    def submit[**P, T](
+        self, work: Callable[P, T], /, *given: P.args, **named: P.kwargs
+    ) -> Future[T]:
+        done: Future[T] = Future()
+        try:
+            done.set_result(work(*given, **named))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "worker_pool", lambda workers: Here())
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_a_sweep_makes_every_row_once(recipe: Recipe, tmp_path: Path) -> None:
     table = tmp_path / "runs.csv"
     found = sweep(recipe, table, cache=tmp_path)
@@ -182,6 +203,7 @@ def test_every_kind_of_full_memory_is_called_so(make: Callable[[], Exception]) -
 # --------------------------------------------------------------------------- into a database
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_sweep_fills_a_database_and_goes_on_from_it(recipe: Recipe, tmp_path: Path) -> None:
     pytest.importorskip("sqlalchemy")
     url = f"sqlite:///{tmp_path}/runs.db"

@@ -17,6 +17,7 @@ import subprocess
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -223,8 +224,10 @@ def docstrings(cache: Path) -> tuple[dict[str, list[Pair]], dict[str, object]]:
     return splits, {"licence": "PSF-2.0", "python": sysconfig.get_python_version()}
 
 
-def library_docstrings() -> Iterator[tuple[str, str]]:
-    """Yield each docstring of Python's own library after the module that it is in."""
+@lru_cache(maxsize=1)
+def library_docstrings() -> tuple[tuple[str, str], ...]:
+    """Return the docstrings of Python's own library, each after the module that it is in."""
+    found = []
     library = sysconfig.get_path("stdlib")
     for path in sorted(glob.glob(f"{library}/**/*.py", recursive=True)):
         module = os.path.relpath(path, library)
@@ -239,7 +242,8 @@ def library_docstrings() -> Iterator[tuple[str, str]]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 if text := ast.get_docstring(node):
-                    yield module, inspect.cleandoc(text)
+                    found.append((module, inspect.cleandoc(text)))
+    return tuple(found)
 
 
 BUILT_IN: Mapping[str, Callable[[Path], tuple[dict[str, list[Pair]], dict[str, object]]]] = {

@@ -32,7 +32,15 @@ class Example:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """A task in the tokens of one tokenizer, examples beyond the length limits left out."""
+    """A task in the tokens of one tokenizer, examples beyond the length limits left out.
+
+    Parameters
+    ----------
+    train, dev, test : tuple of Example
+        The splits, in the order of the task's.
+    test_pairs : tuple of (str, str)
+        The text of each test example.
+    """
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
@@ -46,10 +54,21 @@ def encode(task: Task, source: TaskSource, tokenizer: Any, budget: Budget) -> En
     An example is ``[bos] source [sep] target eos``; a line break stands for a mark of separation
     that the tokenizer does not have.
 
+    Parameters
+    ----------
+    task : Task
+        The text.
+    source : TaskSource
+        Where it came from: the longest examples, and how many training examples there may be.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        It must have a mark for the end of a text.
+    budget : Budget
+        How many dev and test examples there may be.
+
     Raises
     ------
     TunecastError
-        If a split is empty once long examples are left out.
+        If a split is empty once long examples are left out, or the end cannot be marked.
     """
     if tokenizer.eos_token_id is None:
         raise TunecastError("the tokenizer has no mark for the end of a text.")

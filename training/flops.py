@@ -32,6 +32,13 @@ def step_cost(tuned: Tuned, device: str) -> Cost:
     architecture. A multiplication with an addition counts as two; attention is counted as if it
     saw the whole square, as the literature does.
 
+    Parameters
+    ----------
+    tuned : Tuned
+        What is trained; it stays as it is.
+    device : str
+        Where it is; ``"meta"`` counts from shapes alone.
+
     Returns
     -------
     callable
@@ -82,11 +89,15 @@ def _attention_backward(
     return 2 * batch * heads * queries * key[2] * (3 * width + 2 * value[3])
 
 
-# The kernels of fused attention, on CPUs and on GPUs.
-KERNELS = ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
-# Torch up to 2.14 counts these on GPUs alone, and 2.9 not where several heads share a key.
+# The kernels of fused attention. Torch itself knows what they cost, but up to 2.14 not those of a
+# CPU, and in 2.9 not where several heads share a key.
 _ATTENTION = {
     getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}{end}"): count
-    for kernel in KERNELS
+    for kernel in (
+        "flash_attention",
+        "efficient_attention",
+        "cudnn_attention",
+        "flash_attention_for_cpu",
+    )
     for end, count in (("", _attention), ("_backward", _attention_backward))
 }

@@ -99,7 +99,7 @@ def train(
     """
     if not examples:
         return Outcome(Progress(best_dev=evaluate(tuned, dev, device)[0]), 0, tuned.trainable)
-    member = StackedRun(
+    asked = StackedRun(
         subset=np.arange(len(examples)),
         rate=rate,
         seed=seed,
@@ -107,7 +107,7 @@ def train(
         cost=cost or step_cost(tuned, device),
         checkpoint=checkpoint,
     )
-    stack, waiting = Stack(tuned, 1), deque([member])
+    stack, waiting = Stack(tuned, 1), deque([asked])
     ((_, outcome),) = train_stack(
         stack, waiting, pool_of(examples), dev, budget, device, save_every=save_every
     )
@@ -193,9 +193,9 @@ def train_stack(
                 run.keep(save_every)
                 continue
             live.remove(run)
-            if run.member.checkpoint is not None:
-                run.member.checkpoint.unlink(missing_ok=True)
-            yield run.member, ended
+            if run.asked.checkpoint is not None:
+                run.asked.checkpoint.unlink(missing_ok=True)
+            yield run.asked, ended
         if not live:
             clock = 0
         since = time.perf_counter()
@@ -228,7 +228,7 @@ def advance(
         If it runs out all the same.
     """
     stack.take([run.place for run in live])
-    plan = [[run.member.subset[next(run.order)] for run in live] for _ in range(span)]
+    plan = [[run.asked.subset[next(run.order)] for run in live] for _ in range(span)]
     done = 0
     while done < span:
         short = False
@@ -238,7 +238,7 @@ def advance(
                 found = step(stack, live, parts, totals, budget)
                 for k, (run, mine) in enumerate(zip(live, members, strict=True)):
                     run.losses.append(found[k : k + 1])
-                    run.at.stepped(pool, mine, run.member.cost)
+                    run.at.stepped(pool, mine, run.asked.cost)
                 done += 1
         except torch.OutOfMemoryError:
             if not memory.tighten(stack, budget.batch):
@@ -284,6 +284,6 @@ def step(
     stack.clip(budget.clip)
     for run in live:
         along = cosine(run.at.step, run.steps, warm_up=budget.warm_up)
-        run.optimizer.param_groups[0]["lr"] = run.member.rate * along
+        run.optimizer.param_groups[0]["lr"] = run.asked.rate * along
         run.optimizer.step()
     return found

@@ -23,8 +23,22 @@ SAVE_EVERY = 60.0
 class Progress:
     """Where a training run stands; what a resumed one needs besides the parameters.
 
-    Of the time that runs of a stack take together each has a share, by its FLOP; ``training`` is
-    the part of ``seconds`` that is not evaluation.
+    Of the time that runs of a stack take together each has a share, by its FLOP.
+
+    Parameters
+    ----------
+    step, best_step : int
+        Steps made, and after which of them the dev loss was best.
+    best_dev : float
+        The best dev loss in nats per target token.
+    stale : int
+        Evaluations since then.
+    flops, tokens : int
+        What the steps cost and saw.
+    seconds, training : float
+        Time in all, and the part of it that is not evaluation.
+    history : list of (int, float)
+        Each step with an evaluation and its dev loss.
     """
 
     step: int = 0

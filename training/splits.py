@@ -1,12 +1,12 @@
-"""Splits that hold in every task: by its hash, a group of texts lies in one of them as a whole."""
+"""Splits that hold in every task: a group of texts lies in one of them as a whole, by its hash."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
 
+# Source and target.
 type Pair = tuple[str, str]
-
 
 SPLITS = ("train", "dev", "test")
 # Per cent of the groups that are set aside where a source has no splits of its own.

@@ -34,7 +34,7 @@ class StackedRun:
     start : callable
         Makes the model whose parameters the run starts from.
     cost : callable
-        FLOP of a step; see `step_cost`.
+        FLOP of a step; see `tunecast.training.flops.step_cost`.
     checkpoint : Path or None
         File in which to keep the state, and from which to go on if it is there; removed at the
         end. A run that went on from it equals an uninterrupted one.
@@ -49,26 +49,40 @@ class StackedRun:
 
 
 class Live:
-    """A run in its place of a stack."""
+    """A run in its place of a stack, from its first step to its end.
+
+    Parameters
+    ----------
+    asked : StackedRun
+        What is to be trained; it goes on from its checkpoint if that is there.
+    place : int
+        Which row of the stack is the run's.
+    stack : Stack
+        Where the run's parameters are put.
+    pool : Pool
+        The examples that the run's subset is of.
+    budget : Budget
+        How long it trains.
+    """
 
     def __init__(
-        self, member: StackedRun, place: int, stack: Stack, pool: Pool, budget: Budget
+        self, asked: StackedRun, place: int, stack: Stack, pool: Pool, budget: Budget
     ) -> None:
-        self.member = member
+        self.asked = asked
         self.place = place
-        self.steps = budget.steps(len(member.subset))
-        self.measured = budget.measured(len(member.subset))
-        tuned = member.start()
+        self.steps = budget.steps(len(asked.subset))
+        self.measured = budget.measured(len(asked.subset))
+        tuned = asked.start()
         self.shapes = {name: p.shape for name, p in tuned.trainable.items()}
         stack.enter(place, tuned)
         self.row = stack.rows[place]
-        self.optimizer = torch.optim.AdamW([self.row], lr=member.rate, weight_decay=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW([self.row], lr=asked.rate, weight_decay=0.0, fused=True)
         self.at = Progress()
         self.best = self.row.detach().clone()
-        torch.manual_seed(member.seed)  # of the dropout, where a model has it
-        if member.checkpoint is not None and member.checkpoint.exists():
-            self._restore(member.checkpoint)
-        self.order = order_from(self.at.step, pool.lengths[member.subset], budget, member.seed)
+        torch.manual_seed(asked.seed)  # of the dropout, where a model has it
+        if asked.checkpoint is not None and asked.checkpoint.exists():
+            self._restore(asked.checkpoint)
+        self.order = order_from(self.at.step, pool.lengths[asked.subset], budget, asked.seed)
         self.losses: list[torch.Tensor] = []
         self.shared = self.at.flops  # those whose time has been shared out
         self.saved = time.perf_counter()
@@ -100,7 +114,7 @@ class Live:
 
     def keep(self, save_every: float) -> None:
         """Keep the state, if that was not done for a while."""
-        path = self.member.checkpoint
+        path = self.asked.checkpoint
         if path is None or time.perf_counter() - self.saved < save_every:
             return
         row = self.row.detach().clone()  # without the rows of the others

@@ -7,7 +7,7 @@ the one process that writes.
 """
 
 from tunecast.training.sweep.costs import forecast_cost as forecast_cost
-from tunecast.training.sweep.jobs import planned as planned
 from tunecast.training.sweep.make import Summary as Summary
 from tunecast.training.sweep.make import sweep as sweep
+from tunecast.training.sweep.plans import planned as planned
 from tunecast.training.sweep.preparation import prepare_all as prepare_all

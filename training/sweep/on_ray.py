@@ -19,7 +19,7 @@ from tunecast.training.sweep import cluster
 from tunecast.training.sweep.costs import expected_flops
 from tunecast.training.sweep.jobs import Job, groups_of, left_of
 from tunecast.training.sweep.preparation import preparations, prepare
-from tunecast.training.sweep.rows import failure, row_of
+from tunecast.training.sweep.rows import Row, failure, row_of
 from tunecast.training.sweep.worker import SweepSettings, identity, rows_made
 
 
@@ -57,24 +57,50 @@ def make_on_ray(
         alone = replace(remote, stacked=False)
         made = 0
         for group, item in streams:
-            rows = [] if isinstance(item, cluster.Lost) else [item]
+            rows = [item]
             if isinstance(item, cluster.Lost):
                 # One by one, it shows which run of a stack takes its worker down.
-                left = deque(left_of(group, recipe, table))
-                while left:
-                    job = left.popleft()
-                    name = job.cell.run_id(job.seeds[0])
-                    lost[name] += 1
-                    if lost[name] < cluster.LOSSES or len(group) > 1:
-                        streams.add((job,), (job,), alone)
-                        continue
-                    reason = f"lost its worker {lost[name]} times ({item.reason})"
-                    rows.append(row_of(job.cell, job.seeds[0], "failed", None, {"reason": reason}))
-                    if len(job.seeds) > 1:
-                        left.append(replace(job, seeds=job.seeds[1:]))
+                left = left_of(group, recipe, table)
+                again, rows = _tried_again(left, lost, item.reason, alone=len(group) == 1)
+                for job in again:
+                    streams.add((job,), (job,), alone)
             for row, extra in rows:
                 append_run(table, row, extra=extra)
                 failures += failure(row, extra)
                 made += 1
                 show.update(line, advance=weights[row.run_id], done=made)
     return failures
+
+
+def _tried_again(
+    jobs: Sequence[Job], lost: Counter[str], reason: str, *, alone: bool
+) -> tuple[list[Job], list[Row]]:
+    """Return what is made once more after a loss, and the rows of runs that are given up.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        What the lost worker has left.
+    lost : Counter of str
+        How many workers each run has lost; this loss is added.
+    reason : str
+        What Ray says of the loss.
+    alone : bool
+        Whether the worker made one run at a time, so that the loss is the first run's doing.
+    """
+    again: list[Job] = []
+    rows: list[Row] = []
+    left = deque(jobs)
+    while left:
+        job = left.popleft()
+        seed = job.seeds[0]
+        name = job.cell.run_id(seed)
+        lost[name] += 1
+        if lost[name] < cluster.LOSSES or not alone:
+            again.append(job)
+            continue
+        told = f"lost its worker {lost[name]} times ({reason})"
+        rows.append(row_of(job.cell, seed, "failed", None, {"reason": told}))
+        if len(job.seeds) > 1:
+            left.append(replace(job, seeds=job.seeds[1:]))
+    return again, rows

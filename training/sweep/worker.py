@@ -105,7 +105,7 @@ def rows_made(
     threads(1)
     if settings.stacked and settings.shards == 1:
         with marked(mark, IN_A_STACK):
-            jobs = yield from side_by_side(jobs, settings)
+            jobs = yield from made_in_a_stack(jobs, settings)
     for job in jobs:
         while job.seeds:
             with marked(mark, job.cell.run_id(job.seeds[0])):
@@ -114,7 +114,7 @@ def rows_made(
             yield row
 
 
-def side_by_side(
+def made_in_a_stack(
     jobs: Sequence[Job], settings: SweepSettings
 ) -> Generator[Row, None, Sequence[Job]]:
     """Make runs in a stack, if that is faster, and return what is left to be made one by one."""
