@@ -150,6 +150,20 @@ def batches(lengths: np.ndarray, size: int, seed: int, epoch: int) -> list[np.nd
     What is in a batch is random. When it comes depends on its length: in every `PERIOD` steps of
     a run the lengths go through all their quantiles, in the same order whatever the seed, the
     epoch and the number of examples.
+
+    Parameters
+    ----------
+    lengths : ndarray of int64, shape (examples,)
+        Tokens of each example.
+    size : int
+        Examples of a batch; a few have fewer.
+    seed, epoch : int
+        Each epoch of each run has an order of its own.
+
+    Returns
+    -------
+    list of ndarray of int64
+        Which examples each batch holds.
     """
     rng = np.random.default_rng([seed, 1, epoch])
     order = rng.permutation(len(lengths))
@@ -168,7 +182,7 @@ def batches(lengths: np.ndarray, size: int, seed: int, epoch: int) -> list[np.nd
 
 
 def order_from(step: int, lengths: np.ndarray, budget: Budget, seed: int) -> Iterator[np.ndarray]:
-    """Yield the batches of a whole run that follow after ``step``."""
+    """Yield the batches of a whole run that follow after ``step``; see `batches`."""
     for epoch in range(budget.passes(len(lengths))):
         whole = batches(lengths, budget.batch, seed, epoch)
         yield from whole[max(0, step - epoch * len(whole)) :]

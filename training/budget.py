@@ -65,6 +65,13 @@ def cosine(step: int, steps: int, *, warm_up: float, floor: float = 0.0) -> floa
 
     It rises linearly over the first ``warm_up`` (a share of ``steps``) and falls to ``floor``
     along half a cosine.
+
+    Parameters
+    ----------
+    step, steps : int
+        The step, and how many there are.
+    warm_up, floor : float
+        Where the share stops rising, and where it ends.
     """
     warm = max(1, math.ceil(warm_up * steps))
     if step < warm:

@@ -34,6 +34,15 @@ def evaluate(tuned: Tuned, examples: Sequence[Example], device: str) -> tuple[fl
 
     The error is that of a ratio of sums: tokens of one example are not independent.
 
+    Parameters
+    ----------
+    tuned : Tuned
+        What is judged.
+    examples : sequence of Example
+        By what.
+    device : str
+        Where the model is.
+
     Raises
     ------
     Diverged

@@ -222,6 +222,19 @@ def advance(
 ) -> None:
     """Train all runs for some steps, with less memory where it runs out.
 
+    Parameters
+    ----------
+    stack : Stack
+        The places.
+    live : sequence of Live
+        The runs in them, which take part in every step.
+    span : int
+        How many steps.
+    pool, budget, device
+        As in `train_stack`.
+    memory : Memory
+        What is done to save memory; changed where more has to be done.
+
     Raises
     ------
     torch.OutOfMemoryError

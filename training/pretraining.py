@@ -96,7 +96,27 @@ def _save(folder: Path, save: Callable[[str], object]) -> None:
 
 
 def rung_folder(rung: Rung, cache: Path, progress: Callable[[float], None] | None = None) -> Path:
-    """Pre-train a rung, all its checkpoints in one go, or find it in the cache."""
+    """Pre-train a rung, all its checkpoints in one go, or find it in the cache.
+
+    Parameters
+    ----------
+    rung : Rung
+        A size of a ladder at a checkpoint that is kept.
+    cache : Path
+        Where text, tokenizer and models are.
+    progress : callable, optional
+        Called with the share of pre-training that is done.
+
+    Returns
+    -------
+    Path
+        The folder of the checkpoint, with its tokenizer.
+
+    Raises
+    ------
+    TunecastError
+        If the checkpoint is not kept, or it cannot be trained.
+    """
     tokenizer = tokenizer_folder(rung.pretraining, cache)
     if rung.part not in rung.pretraining.parts or max(rung.pretraining.parts) != 1:
         kept = ", ".join(f"{part:g}" for part in rung.pretraining.parts)
@@ -118,7 +138,22 @@ def rung_folder(rung: Rung, cache: Path, progress: Callable[[float], None] | Non
 
 
 def document_tokens(texts: Iterable[str], tokenizer: Any, most: float = math.inf) -> np.ndarray:
-    """Return documents one after the other, each between its two marks, about ``most`` tokens."""
+    """Return documents one after the other, each between its two marks.
+
+    Parameters
+    ----------
+    texts : iterable of str
+        The documents.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        With a mark for the beginning of a text and one for its end.
+    most : float
+        About how many tokens suffice.
+
+    Returns
+    -------
+    ndarray of int32, shape (tokens,)
+        Whole documents alone.
+    """
     pieces: list[list[int]] = []
     count = 0
     for part in batched(texts, 1000):

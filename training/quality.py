@@ -20,6 +20,11 @@ def generate(tuned: Tuned, task: Encoded, tokenizer: Any, count: int, device: st
 
     Sources of one length go together, so that none needs padding on the left. A text ends at its
     mark or at the length of the longest target.
+
+    Parameters
+    ----------
+    tuned, task, tokenizer, count, device
+        As in `scores`.
     """
     examples = task.test[:count]
     most = max(example.targets for example in task.test)

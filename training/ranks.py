@@ -148,7 +148,10 @@ class Ranks(Alone):
         checkpoint: Path | None,
         save_every: float = SAVE_EVERY,
     ) -> Outcome:
-        """Train as one of several processes; the best checkpoint is in the outcome."""
+        """Train as one of several processes; see `tunecast.training.loop.train`.
+
+        The best checkpoint is in the outcome, and not put back.
+        """
         at, steps = Progress(), budget.steps(len(examples))
         parameters = tuned.trainable
         if not steps:

@@ -113,7 +113,7 @@ class Alone:
     def evaluate(
         self, tuned: Tuned, examples: Sequence[Example], device: str
     ) -> tuple[float, float]:
-        """Return the mean loss and its standard error; see `tunecast.training.loop.evaluate`."""
+        """Return the mean loss and its standard error, as `tunecast.training.evaluate` has it."""
         return evaluate(tuned, examples, device)
 
 
@@ -194,7 +194,24 @@ def result_of(
     tuned: Tuned,
     team: Alone = ALONE,
 ) -> Result:
-    """Return what a run measured at the best of the rates that were tried, and leave it there."""
+    """Return what a run measured at the best of the rates that were tried, and leave it there.
+
+    Parameters
+    ----------
+    base, task, budget, team
+        As in `run`.
+    ask : Ask
+        What was asked for.
+    found : mapping of float to Outcome or Diverged
+        What each rate came to.
+    tuned : Tuned
+        A model with the method attached; it gets the parameters of the best checkpoint.
+
+    Raises
+    ------
+    Diverged
+        If training diverged at every rate.
+    """
     device = best_device()
     good = {rate: made for rate in ask.tried if isinstance(made := found[rate], Outcome)}
     if not good:

@@ -155,7 +155,16 @@ def measured_step(
 ) -> tuple[float, float]:
     """Return the seconds and the FLOP of a step of so many runs, means of one round of lengths.
 
-    With ``compiled``, the model's body goes through torch.compile first.
+    Parameters
+    ----------
+    base, task, method, budget
+        As in `places_for`.
+    pool : Pool
+        The training examples of the task.
+    places : int
+        How many runs.
+    compiled : bool
+        Whether the model's body goes through torch.compile first.
 
     Raises
     ------

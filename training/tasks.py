@@ -87,6 +87,16 @@ class Task:
 def assemble(name: str, splits: Mapping[str, Iterable[Pair]], origin: Mapping[str, object]) -> Task:
     """Return a task of cleaned pairs, no source of dev or test among those of train.
 
+    Parameters
+    ----------
+    name : str
+        Of the task.
+    splits : mapping of str to iterable of (str, str)
+        Pairs of source and target by split; where one source is in several, test keeps it, then
+        dev.
+    origin : mapping of str to object
+        What is known of the text.
+
     Raises
     ------
     TunecastError

@@ -159,6 +159,15 @@ def attach(base: Loaded, method: Method, *, seed: int = 0, device: str = "cpu") 
 def fitted(model: Any, context: int, method: Method, *, seed: int = 0) -> Tuned:
     """Put a method into a model, which it uses up; see `attach`.
 
+    Parameters
+    ----------
+    model : transformers.PreTrainedModel
+        It becomes part of what is returned.
+    context : int
+        Longest input in tokens.
+    method, seed
+        As in `attach`.
+
     Raises
     ------
     TunecastError

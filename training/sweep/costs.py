@@ -64,6 +64,15 @@ def speed(done: pd.DataFrame) -> float:
 def forecast_cost(recipe: Recipe, table: str | Path, workers: int) -> pd.DataFrame:
     """Return the cells still to be run with the FLOP and seconds to expect.
 
+    Parameters
+    ----------
+    recipe : Recipe
+        What is to be run.
+    table : str or Path
+        The run table; what it holds is not run again, and tells the speed.
+    workers : int
+        How many run side by side.
+
     Returns
     -------
     DataFrame

@@ -29,7 +29,26 @@ from tunecast.training.sweep.worker import IN_A_STACK, SweepSettings, in_worker
 def make_here(
     jobs: Sequence[Job], recipe: Recipe, settings: SweepSettings, workers: int, show: Progress
 ) -> list[str]:
-    """Make the runs of jobs on this machine; return what is to be said of those without a loss."""
+    """Make the runs of jobs on this machine; return what is to be said of those without a loss.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        What to run.
+    recipe : Recipe
+        What the jobs are of.
+    settings : SweepSettings
+        How, and where the rows go.
+    workers : int
+        Processes.
+    show : rich.progress.Progress
+        Bars of how far it is.
+
+    Raises
+    ------
+    TunecastError
+        If something cannot be run at all, or a worker is killed before its first run.
+    """
     failures: list[str] = []
     (settings.cache / "running").mkdir(parents=True, exist_ok=True)
     while jobs:
@@ -106,7 +125,17 @@ def worker_pool(workers: int) -> Iterator[Executor]:
 def collect[T](
     tasks: Iterable[tuple[Future[T], float, int]], progress: Progress, what: str
 ) -> list[T]:
-    """Wait for tasks and return what they did, in their order; the bar moves by their weights."""
+    """Wait for tasks and return what they did, in their order.
+
+    Parameters
+    ----------
+    tasks : iterable of (Future, float, int)
+        Each with its weight, by which the bar moves, and the number of things that it does.
+    progress : rich.progress.Progress
+        Where the bar is.
+    what : str
+        What is counted.
+    """
     tasks = list(tasks)
     line = progress.add_task(
         what, total=sum(t[1] for t in tasks), done=0, all=sum(t[2] for t in tasks)

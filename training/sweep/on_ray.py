@@ -32,7 +32,22 @@ def make_on_ray(
     gpus: float | None,
     show: Progress,
 ) -> list[str]:
-    """Make the runs of jobs on Ray and write the rows that come back."""
+    """Make the runs of jobs on Ray and write the rows that come back.
+
+    Parameters
+    ----------
+    jobs, recipe, settings, workers, show
+        As of `tunecast.training.sweep.local.make_here`; a cluster decides itself how many workers.
+    address : str
+        Of the cluster; see `tunecast.training.sweep.cluster.connected`.
+    gpus : float or None
+        GPUs of a run; None takes one where there is one.
+
+    Returns
+    -------
+    list of str
+        What is to be said of runs without a loss.
+    """
     failures: list[str] = []
     table = settings.table
     remote = replace(settings, table=identity(table))

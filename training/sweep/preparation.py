@@ -29,7 +29,13 @@ def encoded(task: TaskSource, base: BaseModel, budget: Budget, cache: Path) -> E
 
 
 def prepare(base: BaseModel, cells: Sequence[Cell], budget: Budget, cache: Path) -> None:
-    """Get a base model and the text of its cells ready, and refuse what cannot be run."""
+    """Get a base model and the text of its cells ready.
+
+    Raises
+    ------
+    TunecastError
+        If one of the cells cannot be run.
+    """
     threads(1)
     loaded = load_base(base, cache)
     for cell in cells:
@@ -45,7 +51,17 @@ def preparations(
 
 
 def prepare_all(recipe: Recipe, cache: Path, say: Callable[[str], None]) -> None:
-    """Get every base model and text of a recipe ready, one after the other, and say how fast."""
+    """Get every base model and text of a recipe ready, one after the other.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What they are for.
+    cache : Path
+        Where they go.
+    say : callable
+        Given a sentence on how long each base model will take, and one on how long it took.
+    """
     for base, cells in by_base(recipe.cells).items():
         started, told = time.perf_counter(), False
 

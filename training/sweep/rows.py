@@ -26,7 +26,21 @@ def row_of(
     result: Result | None,
     extra: Mapping[str, object],
 ) -> Row:
-    """Return the row of one run and its further columns."""
+    """Return the row of one run and its further columns.
+
+    Parameters
+    ----------
+    cell : Cell
+        What was run.
+    seed : int
+        With which seed.
+    status : str
+        ``"done"``, ``"diverged"`` or ``"failed"``.
+    result : Result or None
+        What was measured, if there is a loss.
+    extra : mapping of str to object
+        Columns beside the loss; those that the run table knows go to their places.
+    """
     columns = dict(extra)
     base = cell.base
     size = base.size if isinstance(base, Rung) else body_size(outline(base.path, base.name))
@@ -58,7 +72,15 @@ def _number(value: object) -> float | None:
 
 
 def landed(job: Job, result: Result | None, status: str, reason: str) -> tuple[Job, Row]:
-    """Return what is left of a job after its first missing run, and the row of that."""
+    """Return what is left of a job after its first missing run, and the row of that.
+
+    Parameters
+    ----------
+    job : Job
+        Its first seed is the run's.
+    result, status, reason
+        What the run came to; see `row_of`. The rate that it found is taken over by the rest.
+    """
     seed = job.seeds[0]
     extra: dict[str, object] = {"reason": reason}
     left = replace(job, seeds=job.seeds[1:])

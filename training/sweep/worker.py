@@ -117,7 +117,18 @@ def rows_made(
 def made_in_a_stack(
     jobs: Sequence[Job], settings: SweepSettings
 ) -> Generator[Row, None, Sequence[Job]]:
-    """Make runs in a stack, if that is faster, and return what is left to be made one by one."""
+    """Make runs in a stack, if that is faster, and return what is left to be made one by one.
+
+    Parameters
+    ----------
+    jobs, settings
+        As in `rows_made`.
+
+    Yields
+    ------
+    Row
+        Of each run as it ends; a cell's search comes before its other seeds.
+    """
     budget, cache = settings.budget, settings.cache
     cells = [job.cell for job in jobs if job.cell.examples]
     runs = sum(len(job.rates) + len(job.seeds) - 1 for job in jobs if job.cell.examples)
