@@ -4,7 +4,7 @@
 
 The same model, examples, batch size and number of steps, one thread, in turn: the Trainer in its
 default order, the Trainer with examples of like length together, a plain loop over such batches
-that computes all logits, and `tunecast.training.run.train`. Tokens count without padding. CPU
+that computes all logits, and `tunecast.training.loop.train`. Tokens count without padding. CPU
 seconds of the process are compared, not wall time, and ratios, not speeds: so other work on the
 machine hardly matters. The text is Python's own docstrings.
 """
@@ -28,14 +28,19 @@ import numpy as np
 import torch
 import transformers
 
-from tunecast.models.files import write_atomically
-from tunecast.training.examples import Budget, Example, batches, encode
-from tunecast.training.ladder import Loaded, body_size, cosine, quiet, tokenizer_folder
-from tunecast.training.ladder import Pretraining as Plan
+from tunecast.models.files import default_cache, write_atomically
+from tunecast.training.base_models import Pretraining as Plan
+from tunecast.training.batches import batches
+from tunecast.training.budget import Budget, cosine
+from tunecast.training.devices import threads
+from tunecast.training.examples import Example, encode
+from tunecast.training.hugging_face import quiet
+from tunecast.training.loading import Loaded, body_size
 from tunecast.training.loop import train
-from tunecast.training.methods import FMT, LoRA, Method, Prompt, attach
-from tunecast.training.run import threads
-from tunecast.training.tasks import TaskSource, default_cache, load_task
+from tunecast.training.methods import FMT, LoRA, Method, Prompt
+from tunecast.training.pretraining import tokenizer_folder
+from tunecast.training.tasks import TaskSource, load_task
+from tunecast.training.tuned import attach
 
 SHAPES = {"0.24m": (4, 64), "1.3m": (7, 112)}
 RATE = 1e-3

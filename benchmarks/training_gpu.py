@@ -36,11 +36,14 @@ import torch
 import transformers
 from resume import save
 
-from tunecast.training.examples import Budget, Encoded, Example, order_from, pool_of
-from tunecast.training.ladder import Loaded, autocast, best_device, body_size
+from tunecast.training.batches import order_from, pool_of
+from tunecast.training.budget import Budget
+from tunecast.training.devices import autocast, best_device, peak_flops, threads
+from tunecast.training.examples import Encoded, Example
+from tunecast.training.loading import Loaded, body_size
 from tunecast.training.methods import FMT, LoRA, Method
 from tunecast.training.recipes import h200
-from tunecast.training.run import measured_step, peak_flops, threads
+from tunecast.training.side_by_side import measured_step
 from tunecast.training.stacked import NotStackable
 
 STEPS = 16

@@ -272,12 +272,13 @@ def small_base(tmp_path_factory: pytest.TempPathFactory, words_task: Any) -> Any
     """A two-layer Llama with random weights and a tokenizer of its own, in a folder."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tunecast.training.ladder import Hub, _train_tokenizer
+    from tunecast.training.base_models import Hub
+    from tunecast.training.pretraining import train_tokenizer
     from tunecast.training.tasks import load_task
 
     folder = tmp_path_factory.mktemp("base")
     texts = [text for pair in load_task(words_task, folder).train for text in pair]
-    tokenizer = _train_tokenizer(texts, 300)
+    tokenizer = train_tokenizer(texts, 300)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
@@ -302,9 +303,50 @@ def small_base(tmp_path_factory: pytest.TempPathFactory, words_task: Any) -> Any
 @pytest.fixture(scope="session")
 def base(small_base: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The small model, loaded: nobody changes it, each run has a copy."""
-    from tunecast.training.ladder import load_base
+    from tunecast.training.loading import load_base
 
     return load_base(small_base, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def task(words_task: Any, base: Any) -> Any:
+    """The words in the tokens of the small model."""
+    from tunecast.training.budget import Budget
+    from tunecast.training.examples import encode
+    from tunecast.training.tasks import load_task
+
+    budget = Budget(dev_examples=8, test_examples=12)
+    return encode(load_task(words_task), words_task, base.tokenizer, budget)
+
+
+@pytest.fixture
+def recipe(small_base: Any, words_task: Any) -> Any:
+    """Twelve runs of the words on the small model, by each method."""
+    from tunecast.training.budget import Budget
+    from tunecast.training.methods import FMT, LoRA, Prompt
+    from tunecast.training.recipes import Recipe, grid
+
+    return Recipe(
+        name="test",
+        cells=grid([words_task], [small_base], (FMT(), LoRA(rank=2), Prompt(length=3)), (8, 24)),
+        seeds=(0, 1),
+        rates={"fmt": (1e-3, 1e-2), "lora": (1e-3, 1e-2), "prompt": (1e-2, 1e-1)},
+        budget=Budget(
+            epochs=1, examples=1, batch=8, evaluations=2, dev_examples=4, test_examples=8
+        ),
+    )
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Say how many runs train side by side in this process, one unless a test says otherwise."""
+    from tunecast.training.sweep import worker
+
+    def say(count: int) -> None:
+        monkeypatch.setattr(worker, "places_for", lambda *_: count)
+
+    say(1)
+    return say
 
 
 def interrupted_at(call: int, plain: Callable[..., Any]) -> Callable[..., Any]:

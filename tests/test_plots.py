@@ -22,8 +22,8 @@ from tunecast.analysis.plots.crossover import crossover_figure
 from tunecast.analysis.plots.forecast import forecast_figure, plot_forecast
 from tunecast.analysis.plots.frame import save_figure
 from tunecast.models import Fit
-from tunecast.models.runs import read_runs
 from tunecast.models.laws.simulate import published_loss
+from tunecast.models.runs import read_runs
 
 NORMAL = {"q05": -1.645, "q25": -0.674, "q50": 0.0, "q75": 0.674, "q95": 1.645}
 

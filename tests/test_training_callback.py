@@ -1,38 +1,30 @@
-"""The callback in trainers of others, and the scores of generated text."""
+"""The callback in trainers of others."""
 
 import copy
 import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from conftest import importorskip
 
 torch = importorskip("torch")
-peft = importorskip("peft")
+importorskip("peft")
 transformers = importorskip("transformers")
+
+from training_cases import METHODS
 
 from tunecast.models.errors import TunecastError
 from tunecast.models.runs import read_runs
 from tunecast.training.callback import RunTableCallback
-from tunecast.training.examples import Budget, Encoded, Example, encode
-from tunecast.training.ladder import Loaded
-from tunecast.training.loop import evaluate, train
-from tunecast.training.methods import FMT, LoRA, Method, Prompt, attach
-from tunecast.training.quality import generate, scores
-from tunecast.training.tasks import TaskSource, load_task
+from tunecast.training.evaluate import evaluate
+from tunecast.training.examples import Encoded, Example
+from tunecast.training.loading import Loaded
+from tunecast.training.methods import FMT, LoRA, Method
+from tunecast.training.tuned import Tuned, attach
 
 # Trainer and PEFT ask transformers for names that are to go; that is between them.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-
-METHODS: tuple[Method, ...] = (FMT(), LoRA(rank=2), Prompt(length=3))
-
-
-@pytest.fixture(scope="session")
-def task(words_task: TaskSource, base: Loaded) -> Encoded:
-    budget = Budget(dev_examples=8, test_examples=12)
-    return encode(load_task(words_task), words_task, base.tokenizer, budget)
 
 
 def rows(examples: tuple[Example, ...]) -> list[dict[str, list[int]]]:
@@ -89,8 +81,6 @@ def test_the_trainer_leaves_a_row(
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert found["pet_params"] == (0 if method.label == "fmt" else trainable)
 
-    from tunecast.training.methods import Tuned
-
     virtual = method.setting if method.label == "prompt" else 0
     loss, error = evaluate(Tuned(model, virtual), task.test, "cpu")
     assert found["loss"] == pytest.approx(loss, abs=1e-5)
@@ -143,45 +133,3 @@ def test_trl_leaves_a_row(base: Loaded, task: Encoded, tmp_path: Path) -> None:
     assert (found["method"], found["finetune_examples"]) == ("lora", 20)
     assert found["model_size"] == base.size
     assert 3 < found["loss"] < 8
-
-
-# --------------------------------------------------------------------------- generated text
-
-
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.label)
-def test_a_greedy_continuation_takes_the_likeliest_token(
-    method: Method, base: Loaded, task: Encoded
-) -> None:
-    tuned = attach(base, method)
-    text = generate(tuned, task, base.tokenizer, 4, "cpu")
-    most = max(e.targets for e in task.test)
-    for example, made in zip(task.test[:4], text, strict=True):
-        ids = example.ids[: len(example.ids) - example.targets].astype(np.int64).tolist()
-        begin = len(ids)
-        while len(ids) < begin + most:
-            logits = tuned.logits(torch.tensor([ids]), torch.tensor([len(ids) - 1]))
-            ids.append(int(logits.argmax()))
-            if ids[-1] == base.tokenizer.eos_token_id:
-                break
-        assert made == base.tokenizer.decode(ids[begin:], skip_special_tokens=True).strip()
-
-
-def test_a_model_that_learned_scores_better(base: Loaded, task: Encoded) -> None:
-    importorskip("sacrebleu")
-    importorskip("rouge_score")
-    tuned = attach(base, FMT())
-    before = scores(tuned, task, base.tokenizer, 12, "cpu")
-    train(tuned, task.train[:300], task.dev, Budget(epochs=6), rate=1e-2, seed=0)
-    after = scores(tuned, task, base.tokenizer, 12, "cpu")
-    assert set(after) == {"chrf", "bleu", "rouge_l", "generated"}
-    for name in ("chrf", "rouge_l"):
-        assert float(str(before[name])) + 5 < float(str(after[name])) <= 100
-    assert after["generated"] == 12
-
-
-def test_scores_without_their_libraries_are_refused(
-    base: Loaded, task: Encoded, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "sacrebleu", None)
-    with pytest.raises(TunecastError, match=r"need sacrebleu; install tunecast\[train\]"):
-        scores(attach(base, FMT()), task, base.tokenizer, 1, "cpu")

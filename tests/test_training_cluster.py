@@ -27,13 +27,14 @@ from ray.cluster_utils import Cluster
 from tunecast.analysis import cli
 from tunecast.models.errors import TunecastError
 from tunecast.models.runs import read_runs
-from tunecast.training import cluster
-from tunecast.training.cluster import Lost, Streams, connected, gpus_for
-from tunecast.training.examples import Budget
-from tunecast.training.ladder import Hub
+from tunecast.training.base_models import Hub
+from tunecast.training.budget import Budget
 from tunecast.training.methods import FMT, LoRA
 from tunecast.training.recipes import Recipe, grid
-from tunecast.training.sweep import Setting, jobs_of, sweep, work
+from tunecast.training.sweep import cluster, sweep
+from tunecast.training.sweep.cluster import Lost, Streams, connected, gpus_for
+from tunecast.training.sweep.jobs import jobs_of
+from tunecast.training.sweep.worker import SweepSettings, work
 from tunecast.training.tasks import TaskSource
 
 
@@ -141,7 +142,7 @@ def made_here(recipe: Recipe, folder: Path) -> pd.DataFrame:
     """The rows as one process makes them, one after the other."""
     table = folder / "here.csv"
     for job in jobs_of(recipe, table):
-        work([job], Setting(recipe.budget, table, folder))
+        work([job], SweepSettings(recipe.budget, table, folder))
     return without_times(table)
 
 
@@ -246,10 +247,10 @@ def test_a_sweep_goes_on_after_its_own_death(recipe: Recipe, tmp_path: Path) -> 
     recipe, table = long(recipe), tmp_path / "runs.csv"
     expected = made_here(recipe, tmp_path)
     (tmp_path / "recipe.py").write_text(
-        "from tunecast.training.ladder import Hub\n"
+        "from tunecast.training.base_models import Hub\n"
         "from tunecast.training.methods import FMT, LoRA\n"
         "from tunecast.training.recipes import Cell, Recipe\n"
-        "from tunecast.training.examples import Budget\n"
+        "from tunecast.training.budget import Budget\n"
         "from tunecast.training.tasks import TaskSource\n"
         f"def recipe():\n    return {recipe!r}\n"
     )

@@ -15,13 +15,15 @@ importorskip("transformers")
 from tunecast.analysis import cli
 from tunecast.models.errors import TunecastError
 from tunecast.models.runs import read_runs
-from tunecast.training import offline, tasks
-from tunecast.training import sweep as sweeps
-from tunecast.training.examples import Budget
-from tunecast.training.ladder import Hub, Pretraining, Rung, rung_folder
+from tunecast.training import offline, pretraining, tasks
+from tunecast.training.base_models import Hub, Pretraining, Rung
+from tunecast.training.budget import Budget
 from tunecast.training.offline import in_tokens, pack
+from tunecast.training.pretraining import rung_folder
 from tunecast.training.recipes import Recipe, h200
-from tunecast.training.sweep import Setting, groups_of, jobs_of, prepare_all, work
+from tunecast.training.sweep import prepare_all, worker
+from tunecast.training.sweep.jobs import groups_of, jobs_of
+from tunecast.training.sweep.worker import SweepSettings, work
 from tunecast.training.tasks import TaskSource
 
 
@@ -75,7 +77,7 @@ def test_what_was_packed_is_all_that_is_needed(
     for module in (tasks, offline):
         monkeypatch.setattr(module, "load_task", gone)
         monkeypatch.setattr(module, "corpus", gone, raising=False)
-    monkeypatch.setattr("tunecast.training.ladder.corpus", gone)
+    monkeypatch.setattr(pretraining, "corpus", gone)
     said: list[str] = []
     prepare_all(recipe, folder, said.append)
     assert len(said) == 4
@@ -94,11 +96,11 @@ def test_what_was_packed_is_all_that_is_needed(
                 assert a.targets == b.targets
                 assert np.array_equal(a.ids, b.ids)
 
-    monkeypatch.setattr(sweeps, "places_for", lambda *_: 4)
+    monkeypatch.setattr(worker, "places_for", lambda *_: 4)
     table = tmp_path / "runs.csv"
     seen: list[int] = []
     for group in groups_of(jobs_of(recipe, table), "cuda")[:8]:
-        assert work(group, Setting(recipe.budget, table, folder)) == []
+        assert work(group, SweepSettings(recipe.budget, table, folder)) == []
         seen.append(len(read_runs(table)))
     assert seen == list(range(4, 33, 4)), "rows are appended as their runs end"
     rows = read_runs(table)

@@ -17,17 +17,19 @@ import torch.distributed as dist
 
 from tunecast.models.errors import TunecastError
 from tunecast.models.runs import read_runs
-from tunecast.training import run as runs
-from tunecast.training import sharded
-from tunecast.training import sweep as sweeps
-from tunecast.training.examples import Budget, Encoded, encode
-from tunecast.training.ladder import Hub, Loaded
-from tunecast.training.loop import Diverged, Outcome
+from tunecast.training import ranks as ranks_module
+from tunecast.training.base_models import Hub
+from tunecast.training.budget import Budget
+from tunecast.training.evaluate import Diverged
+from tunecast.training.examples import Encoded, encode
+from tunecast.training.loading import Loaded
 from tunecast.training.methods import FMT, LoRA, Method, Prompt
+from tunecast.training.progress import Outcome
+from tunecast.training.ranks import GIVEN_MODEL, Ranks, Sharded
 from tunecast.training.recipes import Recipe, grid
-from tunecast.training.run import run
-from tunecast.training.sharded import GIVEN_MODEL, Ranks, Sharded, run_sharded
-from tunecast.training.sweep import sweep
+from tunecast.training.run import Result, run
+from tunecast.training.sharded import run_sharded
+from tunecast.training.sweep import make, sweep
 from tunecast.training.tasks import TaskSource, load_task
 
 METHODS: tuple[Method, ...] = (FMT(), LoRA(rank=2), Prompt(length=3))
@@ -50,7 +52,7 @@ def asked(method: Method, **change: Any) -> dict[str, Any]:
     return {"examples": EXAMPLES, "rates": rates, "seed": 0, "budget": BUDGET, **change}
 
 
-def assert_alike(ours: runs.Result, theirs: runs.Result) -> None:
+def assert_alike(ours: Result, theirs: Result) -> None:
     """Sums in another order, in float32: 20 steps of Adam let a difference of 1e-7 grow."""
     assert ours.loss == pytest.approx(theirs.loss, abs=1e-5)
     assert ours.loss_se == pytest.approx(theirs.loss_se, abs=1e-5)
@@ -185,13 +187,13 @@ def test_a_resumed_run_in_pieces_equals_an_uninterrupted_one(
         )  # fmt: skip
 
     whole, state = trained(), tmp_path / "state.pt"
-    plain = sharded.losses
-    monkeypatch.setattr(sharded, "losses", interrupted_at(8, plain))
+    plain = ranks_module.losses
+    monkeypatch.setattr(ranks_module, "losses", interrupted_at(8, plain))
     with pytest.raises(KeyboardInterrupt):
         trained(checkpoint=state)
     at = torch.load(state)["progress"]["step"]
     assert 0 < at < whole.steps
-    monkeypatch.setattr(sharded, "losses", plain)
+    monkeypatch.setattr(ranks_module, "losses", plain)
     rest = trained(checkpoint=state)
     assert rest.progress.history == whole.progress.history
     ours: dict[str, Any] = {**rest.best}
@@ -219,7 +221,7 @@ def test_a_sweep_in_pieces_writes_the_row_of_any_other(
     ray: str | None,
 ) -> None:  # fmt: skip
     """With two GPUs that are not there: the processes find none and use the CPU."""
-    monkeypatch.setattr(sweeps, "gpus_here", lambda: 2)
+    monkeypatch.setattr(make, "gpus_here", lambda: 2)
     recipe = recipe_of(words_task, small_base)
     if ray is not None:
         importorskip("ray").init(num_cpus=1, num_gpus=2, include_dashboard=False)
@@ -245,7 +247,7 @@ def test_a_sweep_in_pieces_writes_the_row_of_any_other(
 def test_text_is_not_generated_in_pieces(
     small_base: Hub, words_task: TaskSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "gpus_here", lambda: 2)
+    monkeypatch.setattr(make, "gpus_here", lambda: 2)
     with pytest.raises(TunecastError, match="generates text, which one GPU alone can do"):
         sweep(recipe_of(words_task, small_base, generate=2), tmp_path / "runs.csv", gpus=2)
 
@@ -253,6 +255,6 @@ def test_text_is_not_generated_in_pieces(
 def test_more_gpus_than_there_are_is_said(
     small_base: Hub, words_task: TaskSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeps, "gpus_here", lambda: 4)
+    monkeypatch.setattr(make, "gpus_here", lambda: 4)
     with pytest.raises(TunecastError, match="asks for 8 GPUs, but this machine has 4"):
         sweep(recipe_of(words_task, small_base), tmp_path / "runs.csv", gpus=8)

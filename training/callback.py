@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 
 from tunecast.models.errors import TunecastError
 from tunecast.models.runs import Run, append_run
-from tunecast.training.ladder import body_size
-from tunecast.training.loop import Diverged, ratio
+from tunecast.training.evaluate import Diverged, ratio
+from tunecast.training.loading import body_size
 
 # PEFT's names of the methods that have one here; others keep PEFT's, in lower case.
 METHODS: Mapping[str, str] = {"LORA": "lora", "PROMPT_TUNING": "prompt"}

@@ -7,254 +7,27 @@ over tokens.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from tunecast.models.files import write_atomically
-from tunecast.training.examples import (
-    PERIOD,
-    Batch,
-    Budget,
-    Example,
-    Pool,
-    collate,
-    order_from,
-    pool_of,
-    to_device,
-)
-from tunecast.training.ladder import autocast, cosine
-from tunecast.training.methods import Tuned
+from tunecast.training.batches import PERIOD, Batch, Pool, collate, pool_of, to_device
+from tunecast.training.budget import Budget, cosine
+from tunecast.training.evaluate import Diverged, evaluate, losses, ratio, sums_of
+from tunecast.training.examples import Example
+from tunecast.training.flops import Cost, step_cost
+from tunecast.training.progress import SAVE_EVERY, Outcome, Progress
 from tunecast.training.stacked import Stack
+from tunecast.training.stacked_runs import Live, StackedRun
+from tunecast.training.tuned import Tuned
 
-# Examples of each run in an evaluation batch.
-EVALUATION_BATCH = 64
 # Steps that are laid out on the device at once, at most.
 SPAN = 64
-# Seconds of work that a kill may cost a long run.
-SAVE_EVERY = 60.0
-
-
-class Diverged(ArithmeticError):
-    """A loss that is not a number, or infinite."""
-
-
-# --------------------------------------------------------------------------- loss
-
-
-def losses(model: Tuned | Stack, batch: Batch) -> torch.Tensor:
-    """Return the cross-entropy of every target token in nats, shape (targets,)."""
-    with autocast(batch.ids.device.type):
-        logits = model.logits(batch.ids, batch.positions, batch.counts)
-    return torch.nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none")
-
-
-def evaluate(tuned: Tuned, examples: Sequence[Example], device: str) -> tuple[float, float]:
-    """Return the mean loss over target tokens and its standard error over examples.
-
-    The error is that of a ratio of sums: tokens of one example are not independent.
-
-    Raises
-    ------
-    Diverged
-        If the loss is not finite.
-    """
-    pool = pool_of(examples)
-    (sums,) = sums_of(tuned, pool, device, runs=1)
-    return ratio(sums, pool.targets)
-
-
-@torch.no_grad()
-def sums_of(model: Tuned | Stack, pool: Pool, device: str, runs: int) -> np.ndarray:
-    """Return the loss of each example in nats for each run, shape (runs, examples)."""
-    module = model.tuned.model if isinstance(model, Stack) else model.model
-    module.eval()
-    order = np.argsort(pool.lengths, kind="stable")
-    parts = [order[k : k + EVALUATION_BATCH] for k in range(0, len(order), EVALUATION_BATCH)]
-    totals = []
-    for batch in to_device([collate(pool, [part] * runs) for part in parts], device):
-        total = torch.zeros(len(batch.ids), device=device, dtype=torch.float64)
-        total.index_add_(0, batch.rows, losses(model, batch).double())
-        totals.append(total.view(runs, -1))
-    module.train()
-    found = np.empty((runs, len(order)))
-    found[:, order] = torch.cat(totals, dim=1).cpu().numpy()
-    return found
-
-
-def ratio(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """Return the ratio of two sums and its standard error over the pairs.
-
-    Parameters
-    ----------
-    sums : ndarray of float64, shape (examples,)
-        Loss of each example in nats.
-    counts : ndarray of int64, shape (examples,)
-        Its target tokens.
-    """
-    mean = float(sums.sum() / counts.sum())
-    if not math.isfinite(mean):
-        raise Diverged(f"the loss became {mean}")
-    n = len(sums)
-    spread = ((sums - mean * counts) ** 2).sum() * n / max(1, n - 1)
-    return mean, float(np.sqrt(spread) / counts.sum())
-
-
-# --------------------------------------------------------------------------- cost
-
-
-type Cost = Callable[[int, int, int], int]
-
-
-def step_cost(tuned: Tuned, device: str) -> Cost:
-    """Return the cost of a training step in FLOP, as a function of its shape.
-
-    The operations are counted, not estimated: those of a forward and a backward pass are a
-    polynomial in the padded length (attention is its square), times the examples, plus a multiple
-    of the target tokens (the vocabulary head). Passes of four shapes determine it, whatever the
-    architecture. A multiplication with an addition counts as two; attention is counted as if it
-    saw the whole square, as the literature does.
-
-    Returns
-    -------
-    callable
-        Takes examples, padded length and target tokens.
-    """
-    trained = list(tuned.trainable.values())
-
-    def count(length: int, targets: int) -> int:
-        ids = torch.ones(1, length, dtype=torch.int64, device=device)
-        where = torch.zeros(targets, dtype=torch.int64, device=device)
-        with FlopCounterMode(display=False) as counter:
-            loss = losses(tuned, Batch(ids, where, where, where, (targets,))).sum()
-            torch.autograd.grad(loss, trained)
-        return counter.get_total_flops()
-
-    at = (2, 4, 6)
-    once = [count(length, 1) for length in at]
-    head = count(at[0], 2) - once[0]
-    # Newton's form of the parabola through three points a distance of 2 apart.
-    first, second = once[1] - once[0], once[2] - 2 * once[1] + once[0]
-
-    def cost(examples: int, length: int, targets: int) -> int:
-        x = length - at[0]
-        body = once[0] - head + (first * x) // 2 + (second * x * (x - 2)) // 8
-        return examples * body + targets * head
-
-    return cost
-
-
-# --------------------------------------------------------------------------- training
-
-
-@dataclass(slots=True, eq=False)
-class Progress:
-    """Where a training run stands; what a resumed one needs besides the parameters.
-
-    Of the time that runs of a stack take together each has a share, by its FLOP; ``training`` is
-    the part of ``seconds`` that is not evaluation.
-    """
-
-    step: int = 0
-    best_step: int = 0
-    best_dev: float = math.inf
-    stale: int = 0
-    flops: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    training: float = 0.0
-    history: list[tuple[int, float]] = field(default_factory=list)
-
-    def stepped(self, pool: Pool, batch: np.ndarray, cost: Cost) -> None:
-        """Count a step on these examples of a pool."""
-        self.step += 1
-        self.tokens += int(pool.lengths[batch].sum())
-        self.flops += cost(
-            len(batch), int(pool.lengths[batch].max()) - 1, int(pool.targets[batch].sum())
-        )
-
-    def judged(self, dev_loss: float) -> bool:
-        """Take note of a dev loss, and say whether it is the best so far."""
-        self.history.append((self.step, dev_loss))
-        self.stale += 1
-        best = dev_loss < self.best_dev
-        if best:
-            self.best_dev, self.best_step, self.stale = dev_loss, self.step, 0
-        return best
-
-    def keep(self, path: Path, optimizer: torch.optim.Optimizer, **values: Any) -> None:
-        """Write the state of a run: this, its optimizer, the random numbers and its parameters."""
-        state = {
-            "progress": asdict(self),
-            "optimizer": optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            **values,
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda temporary: torch.save(state, temporary))
-
-    @classmethod
-    def restored(cls, state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> Self:
-        """Return where a state that was kept stands, and bring back all but its parameters."""
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"].cpu())
-        return cls(**state["progress"])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Member:
-    """One training run, to be given a place in a stack.
-
-    Parameters
-    ----------
-    subset : ndarray of int64, shape (examples,)
-        Which examples of the pool; at least one.
-    rate : float
-        Peak learning rate of AdamW; the schedule is a cosine to 0 after a warm-up.
-    seed : int
-        Of the order.
-    start : callable
-        Makes the model whose parameters the run starts from.
-    cost : callable
-        FLOP of a step; see `step_cost`.
-    checkpoint : Path or None
-        File in which to keep the state, and from which to go on if it is there; removed at the
-        end. A run that went on from it equals an uninterrupted one.
-    """
-
-    subset: np.ndarray
-    rate: float
-    seed: int
-    start: Callable[[], Tuned]
-    cost: Cost
-    checkpoint: Path | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Outcome:
-    """What a training run came to.
-
-    Parameters
-    ----------
-    progress : Progress
-        Steps, costs and dev losses.
-    steps : int
-        Steps of the whole budget.
-    best : mapping of str to Tensor
-        The trained parameters at the best checkpoint.
-    """
-
-    progress: Progress
-    steps: int
-    best: Mapping[str, torch.Tensor]
 
 
 @dataclass(slots=True)
@@ -313,7 +86,7 @@ def train(
     budget : Budget
         How long.
     rate, seed, cost, checkpoint
-        See `Member`; by default the cost is counted.
+        See `StackedRun`; by default the cost is counted.
     device : str
         Where the model is.
     save_every : float
@@ -326,7 +99,7 @@ def train(
     """
     if not examples:
         return Outcome(Progress(best_dev=evaluate(tuned, dev, device)[0]), 0, tuned.trainable)
-    member = Member(
+    asked = StackedRun(
         subset=np.arange(len(examples)),
         rate=rate,
         seed=seed,
@@ -334,7 +107,7 @@ def train(
         cost=cost or step_cost(tuned, device),
         checkpoint=checkpoint,
     )
-    stack, waiting = Stack(tuned, 1), deque([member])
+    stack, waiting = Stack(tuned, 1), deque([asked])
     ((_, outcome),) = train_stack(
         stack, waiting, pool_of(examples), dev, budget, device, save_every=save_every
     )
@@ -346,7 +119,7 @@ def train(
 
 def train_stack(
     stack: Stack,
-    waiting: deque[Member],
+    waiting: deque[StackedRun],
     pool: Pool,
     dev: Sequence[Example],
     budget: Budget,
@@ -354,14 +127,14 @@ def train_stack(
     *,
     memory: Memory | None = None,
     save_every: float = SAVE_EVERY,
-) -> Iterator[tuple[Member, Outcome | Diverged]]:
+) -> Iterator[tuple[StackedRun, Outcome | Diverged]]:
     """Train runs side by side, as many as have a place, and yield each as it ends.
 
     Parameters
     ----------
     stack : Stack
         The places.
-    waiting : deque of Member
+    waiting : deque of StackedRun
         Runs in the order in which they are to be made; more may be added while others train.
     pool : Pool
         The examples that the runs' subsets are of.
@@ -420,81 +193,12 @@ def train_stack(
                 run.keep(save_every)
                 continue
             live.remove(run)
-            if run.member.checkpoint is not None:
-                run.member.checkpoint.unlink(missing_ok=True)
-            yield run.member, ended
+            if run.asked.checkpoint is not None:
+                run.asked.checkpoint.unlink(missing_ok=True)
+            yield run.asked, ended
         if not live:
             clock = 0
         since = time.perf_counter()
-
-
-class Live:
-    """A run in its place of a stack."""
-
-    def __init__(
-        self, member: Member, place: int, stack: Stack, pool: Pool, budget: Budget
-    ) -> None:
-        self.member = member
-        self.place = place
-        self.steps = budget.steps(len(member.subset))
-        self.measured = budget.measured(len(member.subset))
-        tuned = member.start()
-        self.shapes = {name: p.shape for name, p in tuned.trainable.items()}
-        stack.enter(place, tuned)
-        self.row = stack.rows[place]
-        self.optimizer = torch.optim.AdamW([self.row], lr=member.rate, weight_decay=0.0, fused=True)
-        self.at = Progress()
-        self.best = self.row.detach().clone()
-        torch.manual_seed(member.seed)  # of the dropout, where a model has it
-        if member.checkpoint is not None and member.checkpoint.exists():
-            self._restore(member.checkpoint)
-        self.order = order_from(self.at.step, pool.lengths[member.subset], budget, member.seed)
-        self.losses: list[torch.Tensor] = []
-        self.shared = self.at.flops  # those whose time has been shared out
-        self.saved = time.perf_counter()
-
-    def until_measured(self) -> int:
-        """Return the steps until the dev loss is measured."""
-        return min(step for step in self.measured if step > self.at.step) - self.at.step
-
-    def first_bad(self) -> Diverged | None:
-        """Return what is to be said of the first training loss that is not finite."""
-        found = torch.cat(self.losses).cpu().numpy()
-        self.losses.clear()
-        bad = np.flatnonzero(~np.isfinite(found))
-        if not len(bad):
-            return None
-        step = self.at.step - len(found) + int(bad[0]) + 1
-        return Diverged(f"the training loss became {found[bad[0]]} at step {step}")
-
-    def judge(self, dev_loss: float) -> None:
-        """Take note of a dev loss."""
-        if self.at.judged(dev_loss):
-            self.best = self.row.detach().clone()
-
-    def outcome(self, stack: Stack, budget: Budget) -> Outcome | None:
-        """Return what the run came to, if it has ended."""
-        if self.at.step < self.steps and self.at.stale < budget.patience:
-            return None
-        return Outcome(self.at, self.steps, stack.unpacked(self.best, self.shapes))
-
-    def keep(self, save_every: float) -> None:
-        """Keep the state, if that was not done for a while."""
-        path = self.member.checkpoint
-        if path is None or time.perf_counter() - self.saved < save_every:
-            return
-        row = self.row.detach().clone()  # without the rows of the others
-        self.at.keep(path, self.optimizer, best=self.best, row=row)
-        self.saved = time.perf_counter()
-
-    def _restore(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True, map_location=self.row.device)
-        if state["row"].shape != self.row.shape:
-            return  # it was kept in a stack of another width, and begins anew
-        with torch.no_grad():
-            self.row.copy_(state["row"])
-        self.best.copy_(state["best"])
-        self.at = Progress.restored(state, self.optimizer)
 
 
 def _share(seconds: float, live: Sequence[Live]) -> None:
@@ -518,23 +222,36 @@ def advance(
 ) -> None:
     """Train all runs for some steps, with less memory where it runs out.
 
+    Parameters
+    ----------
+    stack : Stack
+        The places.
+    live : sequence of Live
+        The runs in them, which take part in every step.
+    span : int
+        How many steps.
+    pool, budget, device
+        As in `train_stack`.
+    memory : Memory
+        What is done to save memory; changed where more has to be done.
+
     Raises
     ------
     torch.OutOfMemoryError
         If it runs out all the same.
     """
     stack.take([run.place for run in live])
-    plan = [[run.member.subset[next(run.order)] for run in live] for _ in range(span)]
+    plan = [[run.asked.subset[next(run.order)] for run in live] for _ in range(span)]
     done = 0
     while done < span:
         short = False
         laid = _laid_out(pool, plan[done:], memory.parts, device)
         try:
             for members, (parts, totals) in zip(plan[done:], laid, strict=True):
-                found = _step(stack, live, parts, totals, budget)
+                found = step(stack, live, parts, totals, budget)
                 for k, (run, mine) in enumerate(zip(live, members, strict=True)):
                     run.losses.append(found[k : k + 1])
-                    run.at.stepped(pool, mine, run.member.cost)
+                    run.at.stepped(pool, mine, run.asked.cost)
                 done += 1
         except torch.OutOfMemoryError:
             if not memory.tighten(stack, budget.batch):
@@ -564,7 +281,7 @@ def _laid_out(
     ]
 
 
-def _step(
+def step(
     stack: Stack,
     live: Sequence[Live],
     parts: Sequence[Batch],
@@ -580,6 +297,6 @@ def _step(
     stack.clip(budget.clip)
     for run in live:
         along = cosine(run.at.step, run.steps, warm_up=budget.warm_up)
-        run.optimizer.param_groups[0]["lr"] = run.member.rate * along
+        run.optimizer.param_groups[0]["lr"] = run.asked.rate * along
         run.optimizer.step()
     return found

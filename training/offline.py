@@ -17,23 +17,14 @@ import numpy as np
 
 from tunecast.models.errors import TunecastError
 from tunecast.models.files import write_atomically
-from tunecast.training.examples import Budget, Encoded, Example, encode
-from tunecast.training.ladder import (
-    BaseModel,
-    Rung,
-    document_tokens,
-    load_base,
-    tokenizer_folder,
-    tokens_folder,
-)
+from tunecast.training.base_models import BaseModel, Rung
+from tunecast.training.budget import Budget
+from tunecast.training.examples import Encoded, Example, encode
+from tunecast.training.loading import load_base
+from tunecast.training.pretraining import document_tokens, tokenizer_folder, tokens_folder
 from tunecast.training.recipes import Recipe
-from tunecast.training.tasks import (
-    SPLITS,
-    TaskSource,
-    corpus,
-    digest_of,
-    load_task,
-)
+from tunecast.training.splits import SPLITS, digest_of
+from tunecast.training.tasks import TaskSource, corpus, load_task
 
 
 def pack(recipe: Recipe, folder: Path, cache: Path) -> int:

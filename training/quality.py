@@ -9,8 +9,8 @@ import torch
 
 from tunecast.models.errors import TunecastError
 from tunecast.training.examples import Encoded
-from tunecast.training.ladder import quiet
-from tunecast.training.methods import Tuned
+from tunecast.training.hugging_face import quiet
+from tunecast.training.tuned import Tuned
 
 GENERATION_BATCH = 32
 
@@ -20,6 +20,11 @@ def generate(tuned: Tuned, task: Encoded, tokenizer: Any, count: int, device: st
 
     Sources of one length go together, so that none needs padding on the left. A text ends at its
     mark or at the length of the longest target.
+
+    Parameters
+    ----------
+    tuned, task, tokenizer, count, device
+        As in `scores`.
     """
     examples = task.test[:count]
     most = max(example.targets for example in task.test)
@@ -34,16 +39,22 @@ def generate(tuned: Tuned, task: Encoded, tokenizer: Any, count: int, device: st
             rows = [examples[k].ids[:length].tolist() for k in part]
             ids = torch.tensor(rows, dtype=torch.int64, device=device)
             with quiet(), warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")  # PEFT's advice on prompts, for each call anew
-                made = tuned.model.generate(
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
+                warnings.simplefilter("ignore")  # advice of transformers, for each call anew
+                # The prompt is put in front here: PEFT asks for the cache of earlier tokens by a
+                # name that transformers 5.24 changed, and would prompt anew before every token.
+                given = (
+                    {"inputs_embeds": tuned.prompted(ids)} if tuned.virtual else {"input_ids": ids}
+                )
+                made = tuned.inner.generate(
+                    **given,
+                    attention_mask=ids.new_ones(len(ids), tuned.virtual + length),
                     max_new_tokens=most,
                     do_sample=False,
                     eos_token_id=tokenizer.eos_token_id,
                     pad_token_id=tokenizer.eos_token_id,
                 )
-            for index, row in zip(part, made[:, length:], strict=True):
+            begin = 0 if tuned.virtual else length  # of embeddings only what follows comes back
+            for index, row in zip(part, made[:, begin:], strict=True):
                 texts[index] = tokenizer.decode(row, skip_special_tokens=True).strip()
     return texts
 

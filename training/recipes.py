@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tunecast.models.errors import TunecastError
-from tunecast.training.examples import Budget
-from tunecast.training.ladder import BaseModel, Pretraining, Rung
+from tunecast.training.base_models import BaseModel, Pretraining, Rung
+from tunecast.training.budget import Budget
 from tunecast.training.methods import FMT, LoRA, Method, Prompt
 from tunecast.training.tasks import TaskSource
 
@@ -100,7 +100,19 @@ def grid(
     methods: Iterable[Method],
     examples: Sequence[int],
 ) -> tuple[Cell, ...]:
-    """Return every combination, the last argument varying fastest."""
+    """Return every combination, the last factor varying fastest, base models first.
+
+    Parameters
+    ----------
+    tasks : iterable of TaskSource
+        What is learned.
+    bases : iterable of Hub or Rung
+        From where.
+    methods : iterable of FMT, LoRA or Prompt
+        How.
+    examples : sequence of int
+        From how many training examples.
+    """
     methods, tasks = tuple(methods), tuple(tasks)
     return tuple(
         Cell(task=task, base=base, method=method, examples=count)

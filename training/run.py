@@ -1,50 +1,27 @@
 """Runs: a base model, a method, some examples, and the loss that comes out.
 
-A run may be made by itself or in a stack with others of its method on its base model; it comes to
-the same. How many train side by side is measured.
+A run may be made by itself or in a stack with others of its method on its base model
+(`tunecast.training.side_by_side`); it comes to the same.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache, partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from tunecast.models.errors import TunecastError
-from tunecast.training.examples import (
-    PERIOD,
-    Budget,
-    Encoded,
-    Example,
-    Pool,
-    choose,
-    pool_of,
-)
-from tunecast.training.ladder import Loaded, best_device
-from tunecast.training.loop import (
-    Cost,
-    Diverged,
-    Live,
-    Member,
-    Memory,
-    Outcome,
-    advance,
-    evaluate,
-    step_cost,
-    sums_of,
-    train,
-    train_stack,
-)
-from tunecast.training.methods import Method, Tuned, attach
-from tunecast.training.stacked import NotStackable, Stack
-
-# --------------------------------------------------------------------------- runs and their search
+from tunecast.training.batches import choose
+from tunecast.training.budget import Budget
+from tunecast.training.devices import best_device, peak_flops
+from tunecast.training.evaluate import Diverged, evaluate
+from tunecast.training.examples import Encoded, Example
+from tunecast.training.flops import Cost, cost_of
+from tunecast.training.loading import Loaded
+from tunecast.training.loop import train
+from tunecast.training.methods import Method
+from tunecast.training.progress import Outcome
+from tunecast.training.tuned import Tuned, attach
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -112,7 +89,7 @@ class Alone:
 
     def cost(self, base: Loaded, method: Method, device: str) -> Cost:
         """Return the FLOP of a training step of one process that does all of it."""
-        return _cost(base, method, device)
+        return cost_of(base, method, device)
 
     def train(
         self,
@@ -136,7 +113,7 @@ class Alone:
     def evaluate(
         self, tuned: Tuned, examples: Sequence[Example], device: str
     ) -> tuple[float, float]:
-        """Return the mean loss and its standard error; see `tunecast.training.loop.evaluate`."""
+        """Return the mean loss and its standard error, as `tunecast.training.evaluate` has it."""
         return evaluate(tuned, examples, device)
 
 
@@ -202,92 +179,13 @@ def run(
         except Diverged as reason:
             found[rate] = reason
     tuned = team.attach(base, method, seed=seed, device=device)
-    result = _result(base, task, ask, budget, found, tuned, team)
+    result = result_of(base, task, ask, budget, found, tuned, team)
     if keep is not None:
         tuned.save(keep)
     return result
 
 
-def run_stack(
-    base: Loaded,
-    task: Encoded,
-    waiting: deque[Ask],
-    budget: Budget,
-    *,
-    widest: Method,
-    places: int,
-) -> Iterator[tuple[Ask, Result | Diverged]]:
-    """Make runs of one method side by side and yield each as it ends.
-
-    The model of a result is the next one's too: use it before going on.
-
-    Parameters
-    ----------
-    base, task, budget
-        As in `run`.
-    waiting : deque of Ask
-        In the order in which to make them, each from one example or more; more may be added while
-        others train. Every candidate rate takes a place.
-    widest : FMT, LoRA or Prompt
-        The method in the widest setting that is asked for.
-    places : int
-        How many train at a time.
-
-    Raises
-    ------
-    TunecastError
-        As in `run`.
-    NotStackable
-        If the base model cannot have more than one run in a pass.
-    torch.OutOfMemoryError
-        If there is no memory for so many.
-    """
-    device = best_device()
-    stack = Stack(attach(base, widest, device=device), places)
-    members: deque[Member] = deque()
-    asked: dict[Member, tuple[Ask, float]] = {}
-    found: dict[Ask, dict[float, Outcome | Diverged]] = {}
-
-    @cache
-    def started(method: Method, seed: int) -> Tuned:
-        return attach(base, method, seed=seed, device=device)
-
-    @cache
-    def tested(method: Method) -> Tuned:
-        return attach(base, method, device=device)
-
-    def fill() -> None:
-        while waiting:
-            ask = waiting.popleft()
-            check(base, task, ask.method, ask.examples)
-            found[ask] = {}
-            for rate in ask.rates:
-                member = Member(
-                    subset=choose(len(task.train), ask.examples, ask.seed),
-                    rate=rate,
-                    seed=ask.seed,
-                    start=partial(started, ask.method, ask.seed),
-                    cost=_cost(base, ask.method, device),
-                    checkpoint=ask.file(rate),
-                )
-                asked[member] = (ask, rate)
-                members.append(member)
-
-    fill()
-    pool = pool_of(task.train)
-    for member, outcome in train_stack(stack, members, pool, task.dev, budget, device):
-        ask, rate = asked.pop(member)
-        found[ask][rate] = outcome
-        if len(found[ask]) == len(ask.rates):
-            try:
-                tuned = tested(ask.method)
-                yield ask, _result(base, task, ask, budget, found.pop(ask), tuned)
-            except Diverged as reason:
-                yield ask, reason
-            fill()
-
-
-def _result(
+def result_of(
     base: Loaded,
     task: Encoded,
     ask: Ask,
@@ -296,7 +194,24 @@ def _result(
     tuned: Tuned,
     team: Alone = ALONE,
 ) -> Result:
-    """Return what a run measured at the best of the rates that were tried, and leave it there."""
+    """Return what a run measured at the best of the rates that were tried, and leave it there.
+
+    Parameters
+    ----------
+    base, task, budget, team
+        As in `run`.
+    ask : Ask
+        What was asked for.
+    found : mapping of float to Outcome or Diverged
+        What each rate came to.
+    tuned : Tuned
+        A model with the method attached; it gets the parameters of the best checkpoint.
+
+    Raises
+    ------
+    Diverged
+        If training diverged at every rate.
+    """
     device = best_device()
     good = {rate: made for rate in ask.tried if isinstance(made := found[rate], Outcome)}
     if not good:
@@ -331,136 +246,6 @@ def _result(
     return Result(loss, loss_se, columns, tuned)
 
 
-# --------------------------------------------------------------------------- cost
-
-
-@lru_cache(maxsize=64)
-def _cost(base: Loaded, method: Method, device: str) -> Cost:
-    return step_cost(attach(base, method, device=device), device)
-
-
-# Dense bfloat16 multiplications in FLOP a second, by NVIDIA's data sheets.
-PEAKS: Mapping[str, float] = {
-    "A100": 312e12,
-    "L40S": 362e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "B200": 2250e12,
-}
-
-
-def peak_flops(device: str) -> float | None:
-    """Return the FLOP a second that a device could reach; None where no data sheet says it."""
-    if device != "cuda":
-        return None
-    name = torch.cuda.get_device_name()
-    return next((peak for model, peak in PEAKS.items() if model in name), None)
-
-
-# --------------------------------------------------------------------------- how many side by side
-
-
-# By what factor a stack of twice the size must be faster to be worth it, measured in short trials.
-WORTH = 1.1
-MOST_PLACES = 64
-
-
-@lru_cache(maxsize=64)
-def places_for(base: Loaded, task: Encoded, method: Method, budget: Budget) -> int:
-    """Return how many runs to train side by side for the most runs a second, measured here.
-
-    The number doubles for as long as that pays and memory suffices. A run of a stack
-    keeps six numbers for each of its parameters: value, gradient, two moments, the best
-    checkpoint, and a copy of the gradient.
-
-    Parameters
-    ----------
-    base, task, budget
-        As in `run`.
-    method : FMT, LoRA or Prompt
-        In the widest setting.
-    """
-    pool, device = pool_of(task.train), best_device()
-    trained = attach(base, method, device=device).trainable.values()
-    room = free_memory(device) / (6 * 4 * sum(p.numel() for p in trained))
-    best, fastest, places = 1, 0.0, 1
-    while places <= min(MOST_PLACES, room):
-        try:
-            speed = places / measured_step(base, task, pool, method, budget, places)[0]
-        except (NotStackable, torch.OutOfMemoryError):
-            break
-        if speed < WORTH * fastest:
-            break
-        best, fastest, places = places, speed, 2 * places
-    return best
-
-
-def free_memory(device: str) -> int:
-    """Return the bytes that a device has left."""
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def measured_step(
-    base: Loaded,
-    task: Encoded,
-    pool: Pool,
-    method: Method,
-    budget: Budget,
-    places: int,
-    *,
-    compiled: bool = False,
-) -> tuple[float, float]:
-    """Return the seconds and the FLOP of a step of so many runs, means of one round of lengths.
-
-    With ``compiled``, the model's body goes through torch.compile first.
-
-    Raises
-    ------
-    NotStackable
-        If the base model cannot have more than one run in a pass.
-    torch.OutOfMemoryError
-        If there is no memory for so many.
-    """
-    device = best_device()
-    stack = Stack(attach(base, method, device=device), places)
-    if compiled:
-        stack.tuned.inner.base_model.compile(dynamic=True)
-    begun = attach(base, method, device=device)
-    stack.tuned.model.train()
-    # Enough passes for a warm-up and for what is measured, whatever the number of examples.
-    budget = replace(budget, epochs=2 + PERIOD, evaluations=1)
-    size = min(len(task.train), budget.batch * PERIOD)
-    live = [
-        Live(
-            Member(
-                subset=choose(len(task.train), size, seed),
-                rate=1e-4,
-                seed=seed,
-                start=lambda: begun,
-                cost=_cost(base, method, device),
-            ),
-            seed,
-            stack,
-            pool,
-            budget,
-        )
-        for seed in range(places)
-    ]
-    # Other processes on a CPU would count as time of this one.
-    clock = time.perf_counter if device == "cuda" else time.process_time
-    began, flops = clock(), 0
-    for steps in (1, PERIOD):
-        began, flops = clock(), sum(run.at.flops for run in live)
-        advance(stack, live, steps, pool, budget, device, Memory(fixed=True))
-        live[0].first_bad()  # waits for the device
-    seconds = clock() - began
-    flops = sum(run.at.flops for run in live) - flops
-    sums_of(stack, pool_of(task.dev), device, places)  # if memory does not suffice, now
-    return seconds / PERIOD, flops / PERIOD
-
-
 def check(base: Loaded, task: Encoded, method: Method, examples: int) -> None:
     """Refuse what cannot be trained before any time is spent on it.
 
@@ -481,18 +266,3 @@ def check(base: Loaded, task: Encoded, method: Method, examples: int) -> None:
             f"a prompt of {virtual} virtual tokens and an example of {longest} leave no room in a "
             f"context of {base.context}."
         )
-
-
-def reason_of_failure(error: BaseException) -> str:
-    """Return one sentence on why a run failed, the same for memory wherever it ran out."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    if memory or "can't allocate memory" in str(error):
-        return f"out of memory: {text}"[:200]
-    return f"{type(error).__name__}: {text}"[:200]
-
-
-def threads(count: int) -> None:
-    """Keep this process to some threads: two that contend are slower than one."""
-    torch.set_num_threads(count)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"

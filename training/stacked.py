@@ -17,8 +17,8 @@ import torch
 from torch.func import functional_call
 from torch.nn.functional import linear
 
-from tunecast.training.ladder import autocast
-from tunecast.training.methods import Tuned
+from tunecast.training.devices import autocast
+from tunecast.training.tuned import Tuned
 
 type Forward = Callable[[torch.Tensor], torch.Tensor]
 

@@ -1,9 +1,4 @@
-"""A sweep on Ray: cells are tasks on the machines of a cluster, and one process writes the rows.
-
-A task streams its rows back as they end. If its worker or machine is lost, what it has not handed
-over goes to another one; a run that takes down several workers becomes a row that says so. Ray ends
-its tasks with the process that began them, and the same command goes on from the table.
-"""
+"""A cluster of Ray: how it is reached, and functions and generators that run on its machines."""
 
 from __future__ import annotations
 
@@ -15,12 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunecast.models.errors import TunecastError, one_line
-
-try:
-    import ray
-    from ray.exceptions import RayError, RayTaskError
-except ImportError:
-    raise TunecastError("a sweep on Ray needs ray: pip install 'tunecast[cluster]'.") from None
 
 LOCAL = "local"
 # Workers that one run may lose before it is given up: machines of a cluster come and go, but a run
@@ -59,8 +48,12 @@ def connected(address: str, workers: int) -> Iterator[None]:
     Raises
     ------
     TunecastError
-        If there is no such cluster, or Ray does not start.
+        If Ray is not installed, there is no such cluster, or Ray does not start.
     """
+    try:
+        import ray
+    except ImportError:
+        raise TunecastError("a sweep on Ray needs ray: pip install 'tunecast[cluster]'.") from None
     if ray.is_initialized():
         yield
         return
@@ -100,6 +93,8 @@ def gpus_for(asked: float | None) -> float:
     TunecastError
         If no machine of the cluster has so many.
     """
+    import ray
+
     most = max(node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["Alive"])
     if asked is None:
         return min(1.0, most)
@@ -120,6 +115,8 @@ def each_done(
     TunecastError
         What the function raises, and if workers are lost again and again.
     """
+    import ray
+
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=LOSSES)(work)
     pending = [task.remote(*arguments) for arguments in calls]
     while pending:
@@ -127,7 +124,7 @@ def each_done(
         try:
             with _explained():
                 yield ray.get(ref)
-        except RayError as error:
+        except ray.exceptions.RayError as error:
             raise TunecastError(
                 f"workers were lost {LOSSES + 1} times while getting base models and text ready "
                 f"({type(error).__name__}), perhaps for want of memory."
@@ -146,6 +143,8 @@ class Streams:
     """
 
     def __init__(self, work: Callable[..., Iterable[object]], gpus: float) -> None:
+        import ray
+
         self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0, num_returns="streaming")(
             work
         )
@@ -163,6 +162,8 @@ class Streams:
         TunecastError
             What the generator raises.
         """
+        import ray
+
         while self._pending:
             ready, _ = ray.wait(list(self._pending))
             stream: Any = ready[0]
@@ -171,7 +172,7 @@ class Streams:
                     item = ray.get(next(stream))
             except StopIteration:
                 del self._pending[stream]
-            except RayError as error:
+            except ray.exceptions.RayError as error:
                 # The machine may only be out of reach: what it still sends is not looked at.
                 yield self._pending.pop(stream), Lost(type(error).__name__)
             else:
@@ -181,9 +182,11 @@ class Streams:
 @contextmanager
 def _explained() -> Iterator[None]:
     """Raise what a task raised as if it had been called here."""
+    import ray
+
     try:
         yield
-    except RayTaskError as error:
+    except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, TunecastError):
             raise TunecastError(str(error.cause)) from None
         raise RuntimeError(f"a task of the sweep failed: {error}") from error
