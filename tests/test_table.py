@@ -7,15 +7,14 @@ import pandas as pd
 import pytest
 
 from tunecast.models.errors import TunecastError
+from tunecast.models.hierarchy.groupings import groupings_of, variable_names
 from tunecast.models.hierarchy.numpy_backends import Simulation, geometry_of, simulate_prior
 from tunecast.models.hierarchy.priors import WEAK
 from tunecast.models.hierarchy.table import (
     Table,
-    groupings_of,
     index_runs,
     spec_of,
     usable,
-    variable_names,
 )
 from tunecast.models.hierarchy.targets import check_targets, index_targets
 from tunecast.models.laws import LAWS, get_law

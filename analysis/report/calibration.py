@@ -108,7 +108,7 @@ def pit_without(
     # ArviZ takes a while to import.
     from arviz_stats.base import array_stats
 
-    log_likelihood = stats.t.logpdf(observed, df, mean, scale)
+    log_likelihood = np.asarray(stats.t.logpdf(observed, df, mean, scale))
     log_weight, pareto_k = np.zeros_like(log_likelihood), np.zeros(len(observed))
     varies = np.ptp(log_likelihood, axis=0) > 0  # equal draws have equal weights
     if varies.any():

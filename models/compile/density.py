@@ -25,6 +25,7 @@ from tunecast.models.compile.graph import Node, Size, Tape
 from tunecast.models.compile.program import Program, write
 from tunecast.models.hierarchy.estimates import LevelEstimates, estimate
 from tunecast.models.hierarchy.geometry import Geometry
+from tunecast.models.hierarchy.groupings import Grouping
 from tunecast.models.hierarchy.model import hierarchy
 from tunecast.models.hierarchy.numpy_backends import (
     LogDensity,
@@ -33,7 +34,7 @@ from tunecast.models.hierarchy.numpy_backends import (
     starting_point,
 )
 from tunecast.models.hierarchy.priors import Priors
-from tunecast.models.hierarchy.table import Grouping, Table
+from tunecast.models.hierarchy.table import Table
 from tunecast.models.laws.quantities import Prior
 
 STEP = 1e-6  # of the central difference that checks a gradient

@@ -26,7 +26,8 @@ from functools import partial
 from typing import Any
 
 from tunecast.models.hierarchy.estimates import Estimates, LevelEstimates
-from tunecast.models.hierarchy.table import Grouping, Table
+from tunecast.models.hierarchy.groupings import Grouping
+from tunecast.models.hierarchy.table import Table
 from tunecast.models.laws.positive import log_sigmoid
 from tunecast.models.laws.quantities import Quantity
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from tunecast.models.errors import TunecastError
-from tunecast.models.hierarchy.table import INTERACTION, Grouping, Table, variable_names
+from tunecast.models.hierarchy.groupings import INTERACTION, Grouping, variable_names
+from tunecast.models.hierarchy.table import Table
 
 
 def check_targets(targets: pd.DataFrame, table: Table, who: str = "targets") -> pd.DataFrame:

@@ -111,12 +111,13 @@ def worker_pool(workers: int) -> Iterator[Executor]:
     pool = ProcessPoolExecutor(
         workers, mp_context=context, initializer=obey_the_parent, initargs=(os.getpid(),)
     )
+    others = set(multiprocessing.active_children())
     try:
         yield pool
     except BaseException:
-        processes = list((pool._processes or {}).values())
+        workers_of_the_pool = set(multiprocessing.active_children()) - others
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
+        for process in workers_of_the_pool:
             process.terminate()
         raise
     pool.shutdown()
