@@ -171,11 +171,11 @@ def ablation(path: Path, limit: float) -> dict[str, Any]:
     settings = {"where": WHERE, "limit": limit, "ways": list(WAYS)}
     for number in missing(path, settings, "number", len(jobs), False):
         append(path, {"number": number, **one(table, *jobs[number], limit)})
-    found: dict[str, Any] = {"runs": len(runs), "seeds": SEEDS, "limit": limit}
+    found: dict[str, Any] = {"runs": len(runs), "seeds": SEEDS, "limit": limit, "ways": {}}
     for way in WAYS:
         lines = [r for r in kept(path, settings, "number").values() if r["way"] == way]
         rates = [line["ess_per_second"] for line in lines if line["reached"]]
-        found[way] = {
+        found["ways"][way] = {
             "reached": len(rates),
             "lowest": min(rates, default=None),
             "highest": max(rates, default=None),

@@ -128,15 +128,8 @@ def test_a_reader_moves_the_sliders(
     assert [url for url in visit.requests if not url.startswith(("file:", "data:"))] == []
 
 
-def test_it_is_small_and_quick(visit: Visit, written: Path) -> None:
-    """Twice the time that a reader notices, because a build machine may be busy."""
+def test_it_is_small(written: Path) -> None:
     assert written.stat().st_size <= 4e6
-    assert visit.page.evaluate("page.ready") <= 2000
-    took = []
-    for log10 in np.linspace(2, 5, 9):
-        visit.slide("finetune_examples", log10)
-        took.append(visit.page.evaluate("page.took"))
-    assert np.median(took) <= 100
 
 
 def test_the_map_agrees_with_python(visit: Visit, small_fit: Fit) -> None:

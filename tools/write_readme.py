@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from tunecast.models import LAWS
 from tunecast.models.files import write_atomically
 from tunecast.models.runs import column_table
 
@@ -23,6 +23,11 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 FIGURES = ROOT / "tools" / "figures"
 RESULTS = ROOT / "benchmarks" / "results"
+# The packages of models/: each imports those before it alone.
+GROUND_UP = (
+    "runs", "laws", "pointfits", "hierarchy", "compile", "inference", "questions", "planning",
+    "fits",
+)  # fmt: skip
 # What a run of make_forecast.py leaves for the README, by its name there.
 TAKEN = ("numbers.json", "ladder.png")
 
@@ -39,13 +44,15 @@ def main(forecasts: Path | None = None) -> None:
 
 def rendered(readme: str) -> str:
     """Return the text with every generated part renewed."""
-    numbers = _read(FIGURES / "numbers.json")
+    numbers, speed = _read(FIGURES / "numbers.json"), _read(RESULTS / "speed.json")
     parts = {
         "numbers": _numbers(numbers),
         "columns": column_table(),
+        "laws": _laws(),
         "backtest": _backtest(_read(RESULTS / "backtest.json")),
         "worlds": _worlds(_read(RESULTS / "worlds.json")),
-        "speed": _speed(_read(RESULTS / "speed.json")),
+        "speed": _speed(speed),
+        "ablation": _ablation(speed["ablation"]),
         "plans": _plans(_read(RESULTS / "plan_worlds.json")),
         "real plans": _real_plans(_read(RESULTS / "rectified.json")),
         "inside plans": _real_plans(_read(RESULTS / "inside.json")),
@@ -127,8 +134,13 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+def _laws() -> str:
+    rows = [f"| `{law.name}` | ${law.latex}$ | {law.reference} |\n" for law in LAWS.values()]
+    return "| law | loss | published |\n|---|---|---|\n" + "".join(rows)
+
+
 def _speed(found: Mapping[str, Any]) -> str:
-    """Wall time of commands, and effective draws a second against other coordinates."""
+    """Wall time of commands, and effective draws a second with and without a geometry."""
     ran = found["commands"]
     heads = ("command", "seconds", "R-hat", "divergences")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -140,12 +152,18 @@ def _speed(found: Mapping[str, Any]) -> str:
         )
     lines.append(f"| `tunecast forecast` | {ran['forecast']:.1f} | | |")
     lines.append(f"| `tunecast --help` | {ran['help']:.1f} | | |")
-    ratio = found["sampling"]["plain, pymc"]["shared_ratio"]
-    told = (
-        f"On {found['cores']} cores, start-up and compilation included. Against the plain "
-        f"non-centred parametrisation under `pm.sample`, the smallest effective sample size a "
-        f"second is {ratio:.0f} times as large."
-    )
+    lines += ["", f"On {found['cores']} cores, start-up and compilation included.", ""]
+    return "\n".join(lines)
+
+
+def _ablation(found: Mapping[str, Any]) -> str:
+    """Effective draws a second of each way to sample, from the slowest to the fastest seed."""
+    heads = ("sampled", "seeds that reached R-hat 1.05", "effective draws a second")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, way in found["ways"].items():
+        rates = f"{way['lowest']:.3g} to {way['highest']:.3g}" if way["reached"] else ""
+        lines.append(f"| {name} | {way['reached']} of {found['seeds']} | {rates} |")
+    told = f"{found['runs']} runs, at most {found['limit']:.0f} seconds for a seed."
     return "\n".join([*lines, "", told, ""])
 
 
@@ -206,21 +224,25 @@ def _chosen_by(columns: Mapping[str, Mapping[str, str]], ways: Sequence[str]) ->
 
 
 def _files() -> str:
+    """What each package is about, and each file that stands in none."""
     told = {}
-    for folder in ("training", "models", "analysis", "tools"):
-        for path in sorted((ROOT / folder).rglob("*.py"), key=_reading_order):
-            first, _, _ = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")
-            # A link where links work.
-            first = re.sub(r":\w+:`(?:[\w.]*\.)?(\w+)`", r"\1", first)
-            told[path.relative_to(ROOT).as_posix()] = first
+    for part in ("models", "training", "analysis", "tools"):
+        for path in sorted((ROOT / part).rglob("*.py"), key=_reading_order):
+            is_package = path.name == "__init__.py"
+            if is_package or part == "tools":
+                name = path.parent if is_package else path
+                first, _, _ = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")
+                told[name.relative_to(ROOT).as_posix() + "/" * is_package] = first
     width = max(map(len, told))
     lines = [f"{name:<{width}}  {first}".rstrip() for name, first in told.items()]
     return "\n".join(["```", *lines, "```"]) + "\n"
 
 
-def _reading_order(path: Path) -> tuple[str, bool, str]:
-    """Sort the files of a package together, what it is about first and its parts after it."""
-    return path.parent.as_posix(), path.name != "__init__.py", path.name
+def _reading_order(path: Path) -> tuple[int, str]:
+    """Sort the packages of `models` from the ground up, what a package is about first."""
+    part = path.relative_to(ROOT).parts
+    floor = GROUND_UP.index(part[1]) if part[0] == "models" and part[1] in GROUND_UP else -1
+    return floor, path.as_posix().replace("__init__", "")
 
 
 if __name__ == "__main__":
