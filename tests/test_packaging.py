@@ -125,3 +125,26 @@ def test_type_checkers_see_the_folder_itself(part: str) -> None:
 def test_the_run_table_needs_neither_sampler_nor_torch(tmp_path: Path) -> None:
     code = "import sys, tunecast.models.runs; print(sorted({'pymc', 'torch'} & {*sys.modules}))"
     assert python(code, cwd=tmp_path) == "[]"
+
+
+def test_a_forecast_is_made_anew_when_any_file_changes() -> None:
+    """The Makefile lists what 'make forecast' depends on, without byte code."""
+    if shutil.which("make") is None:
+        skip_without("make")
+    done = subprocess.run(
+        ["make", "--print-data-base", "--question", "help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "MAKEFLAGS": ""},  # it may be make that runs the tests
+    )
+    (line,) = [text for text in done.stdout.splitlines() if text.startswith("forecasts/.made:")]
+    listed = {name for name in line.split() if name.startswith(("models/", "analysis/"))}
+    wanted = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("models", "analysis")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert listed == wanted
+    assert "analysis/report/templates/page.js" in listed

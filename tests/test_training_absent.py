@@ -1,6 +1,5 @@
 """Without the packages that train, everything else works and one sentence says what is missing."""
 
-import ast
 import importlib.util
 import subprocess
 import sys
@@ -39,14 +38,3 @@ def test_help_needs_no_torch(arguments: list[str]) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "sweep" in done.stdout
-
-
-def test_the_run_table_side_of_training_is_all_it_takes_from_models() -> None:
-    allowed = tuple(f"tunecast.models.{name}." for name in ("runs", "files", "errors"))
-    for path in (Path(__file__).parent.parent / "training").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [item.name for item in node.names] if isinstance(node, ast.Import) else []
-            for name in names:
-                ours = name.startswith(("tunecast.models", "tunecast.analysis"))
-                assert not ours or f"{name}.".startswith(allowed), f"{path.name} imports {name}"

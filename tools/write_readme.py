@@ -224,7 +224,7 @@ def _chosen_by(columns: Mapping[str, Mapping[str, str]], ways: Sequence[str]) ->
 
 
 def _files() -> str:
-    """What each package is about, and each file that stands in none."""
+    """List each package, and each file that stands in none, with what it is about."""
     told = {}
     for part in ("models", "training", "analysis", "tools"):
         for path in sorted((ROOT / part).rglob("*.py"), key=_reading_order):
