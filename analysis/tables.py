@@ -120,7 +120,7 @@ def show(
     headings = columns or {str(c): str(c) for c in frame}
     shown = {c: text for c, text in headings.items() if c in frame and not _is_empty(frame[c])}
     same = [c for c in shown if len(frame) > 1 and _is_label(frame[c]) and _is_same(frame[c])]
-    told = [f"{shown[c]} {readable(frame[c].iloc[0])}" for c in same]
+    common = [f"{shown[c]} {readable(frame[c].iloc[0])}" for c in same]
     shown = {name: text for name, text in shown.items() if name not in same}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name, text in shown.items():
@@ -135,7 +135,7 @@ def show(
     console = Console(file=file, width=max(console.width, needed))
     for line in warnings:
         console.print(Text(line, style="bold white on red"), soft_wrap=True)
-    if heading := "; ".join([title, *told] if title else told):
+    if heading := "; ".join([title, *common] if title else common):
         console.print(Text(heading, style="bold"), soft_wrap=True)
     console.print(table)
 

@@ -17,7 +17,9 @@ Runs = Annotated[
 FitFile = Annotated[Path, typer.Argument(metavar="FIT.nc", help="A fit, saved by 'tunecast fit'.")]
 
 # What is fitted, and how.
-Law = Annotated[str, typer.Option(help="rectified, multiplicative, additive, power, or auto.")]
+Law = Annotated[
+    str, typer.Option(help="rectified, multiplicative, additive, power, kaplan, broken, or auto.")
+]
 Factors = Annotated[
     str | None,
     typer.Option(

@@ -110,14 +110,16 @@ def plan(
     title = f"Runs to make, for the goal {goal}"
     put_table(answer.runs, output, title, columns, marks_of(result))
     if len(answer.outlook) and output is None:
-        told = target_columns(result) | {
+        outlook = target_columns(result) | {
             "width_before": "width\nbefore",
             "width_after": "width\nafter",
             "p_right_before": "P(right)\nbefore",
             "p_right_after": "P(right)\nafter",
             "regret_drop": "regret drop",
         }
-        show(answer.outlook, title="What they are expected to bring at the targets", columns=told)
+        show(
+            answer.outlook, title="What they are expected to bring at the targets", columns=outlook
+        )
     if plot is not None:
         from tunecast.analysis.plots.plan import plan_figure
 

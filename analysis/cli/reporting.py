@@ -61,7 +61,7 @@ def report(
     targets = None if at is None else read_table(at)
     if targets is not None:
         note_unseen(result, targets)
-    told = contents(
+    report = contents(
         result,
         targets=targets,
         plan=None if plan is None else read_table(plan),
@@ -73,11 +73,11 @@ def report(
         if format_ is ReportFormat.html:
             from tunecast.analysis.report.page import write_html
 
-            write_html(told, output)
+            write_html(report, output)
         else:
             from tunecast.analysis.report.markdown import write_markdown
 
-            write_markdown(told, output)
+            write_markdown(report, output)
     for line in marks_of(result):
         say(line)
     say(f"wrote {output}.")

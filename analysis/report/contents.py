@@ -68,8 +68,8 @@ class Contents:
     def unanswered(self) -> int:
         """How many strata the answers say nothing of."""
         names = list(self.strata[0].labels)
-        told = {tuple(str(a.target.get(n, "")) for n in names) for a in self.answers}
-        return sum(tuple(s.labels.values()) not in told for s in self.strata)
+        answered = {tuple(str(a.target.get(n, "")) for n in names) for a in self.answers}
+        return sum(tuple(s.labels.values()) not in answered for s in self.strata)
 
     @property
     def methods(self) -> list[str]:

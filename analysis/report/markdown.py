@@ -24,53 +24,53 @@ _TEX = {
 }  # fmt: skip
 
 
-def write_markdown(told: Contents, path: Path) -> None:
+def write_markdown(report: Contents, path: Path) -> None:
     """Write the report, and beside it a folder ``NAME_files`` of its pictures and tables."""
     folder = path.with_name(f"{path.stem}_files")
     folder.mkdir(exist_ok=True)
-    text = _text(told, folder)
+    text = _text(report, folder)
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _text(told: Contents, folder: Path) -> str:
-    fit = told.fit
+def _text(report: Contents, folder: Path) -> str:
+    fit = report.fit
     parts = ["# What fine-tuning will reach"]
     if not fit.diagnostics.converged:
         reasons = "; ".join(fit.diagnostics.reasons)
         parts.append(f"> **THIS FIT DID NOT CONVERGE ({reasons}). Do not rely on any number.**")
     parts.append("## The answer")
-    for i, answer in enumerate(told.answers, 1):
+    for i, answer in enumerate(report.answers, 1):
         parts.append(f"### {plain(answer.place)}")
         parts += [plain(sentence) for sentence in answer.sentences]
         parts.append(_table(answer_table(answer), folder, f"forecast-{i}"))
-    if told.unanswered:
-        parts.append(f"{told.unanswered} more settings with runs are not answered here.")
-    parts.append(_list(told.warnings))
-    targets = pd.concat([a.forecasts for a in told.answers[:MAX_PANELS]], ignore_index=True)
+    if report.unanswered:
+        parts.append(f"{report.unanswered} more settings with runs are not answered here.")
+    parts.append(_list(report.warnings))
+    targets = pd.concat([a.forecasts for a in report.answers[:MAX_PANELS]], ignore_index=True)
     asked = [c for c in targets if c in {*fit.runs.columns} - {"loss", "loss_se"}]
     parts.append("## What if")
     parts.append(_picture(forecast_figure(fit, targets[asked]), folder, "forecast"))
     parts.append("## Which method is best where")
-    for i, stratum in enumerate(told.strata[:MAX_PANELS], 1):
+    for i, stratum in enumerate(report.strata[:MAX_PANELS], 1):
         if len(stratum.methods) > 1 and fit.spec.factors:
-            figure, table = map_figure(told, stratum)
+            figure, table = map_figure(report, stratum)
             parts.append(_picture(figure, folder, f"map-{i}"))
             _save_csv(table, folder / f"map-{i}.csv")
     parts.append("## Why trust it")
-    parts += coverage_sentences(told.checks)
-    parts.append(_picture(checks_figure(told), folder, "checks"))
+    parts += coverage_sentences(report.checks)
+    parts.append(_picture(checks_figure(report), folder, "checks"))
     parts.append(_list(diagnostics_in_words(fit)))
-    parts.append(_picture(parameters_figure(told), folder, "parameters"))
-    parts.append(_table(told.parameters.rows.drop(columns="method"), folder, "parameters"))
-    parts.append(_list(told.parameters.tied))
-    if told.track is not None:
-        parts += ["## Track record", _table(told.track, folder, "track-record")]
-    if told.plan is not None:
-        parts += ["## What next", _table(told.plan, folder, "plan")]
+    parts.append(_picture(parameters_figure(report), folder, "parameters"))
+    parts.append(_table(report.parameters.rows.drop(columns="method"), folder, "parameters"))
+    parts.append(_list(report.parameters.tied))
+    if report.track is not None:
+        parts += ["## Track record", _table(report.track, folder, "track-record")]
+    if report.plan is not None:
+        parts += ["## What next", _table(report.plan, folder, "plan")]
     parts.append("## Provenance")
-    parts.append(_list([f"{name}: {value}" for name, value in told.provenance]))
-    parts.append("\n".join(f"    {line}" for line in told.commands))
-    parts.append(_table(told.priors, folder, "priors"))
+    parts.append(_list([f"{name}: {value}" for name, value in report.provenance]))
+    parts.append("\n".join(f"    {line}" for line in report.commands))
+    parts.append(_table(report.priors, folder, "priors"))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

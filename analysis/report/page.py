@@ -22,13 +22,13 @@ from tunecast.models.files import write_atomically
 PACKAGE = "tunecast.analysis.report"
 
 
-def write_html(told: Contents, path: str | Path) -> None:
+def write_html(report: Contents, path: str | Path) -> None:
     """Write the page, whole or not at all."""
-    text = html(told)
+    text = html(report)
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def html(told: Contents) -> str:
+def html(report: Contents) -> str:
     """Return the report as one HTML page that needs nothing else."""
     environment = Environment(
         loader=PackageLoader(PACKAGE),
@@ -39,19 +39,19 @@ def html(told: Contents) -> str:
     )
     environment.filters |= {"cell": readable}
     folder = files(PACKAGE) / "templates"
-    figures = figures_of(told)
+    figures = figures_of(report)
     return environment.get_template("report.html.j2").render(
-        told=told,
-        fit=told.fit,
+        report=report,
+        fit=report.fit,
         answer_table=answer_table,
         heads=heads,
         figures=figures,
-        sliders=sliders(told),
-        diagnostics=diagnostics_in_words(told.fit),
-        coverage=coverage_sentences(told.checks),
-        runs=run_table(told),
-        page=as_script(page_data(told, figures)),
-        laws=f"{HELPERS}\nconst laws = [{', '.join(scripts(told.draws))}];",
+        sliders=sliders(report),
+        diagnostics=diagnostics_in_words(report.fit),
+        coverage=coverage_sentences(report.checks),
+        runs=run_table(report),
+        page=as_script(page_data(report, figures)),
+        laws=f"{HELPERS}\nconst laws = [{', '.join(scripts(report.draws))}];",
         script=(folder / "page.js").read_text(encoding="utf-8"),
         vega=plotting_library(),
         licence=(folder / "vega.LICENSE").read_text(encoding="utf-8"),

@@ -27,15 +27,15 @@ MAX_RUNS = 500  # rows of the table of runs: a page must stay small
 TOLD = ("run_id", "base_model", "model_size", "pet_params", "finetune_examples", "loss", "seed")
 
 
-def page_data(told: Contents, figures: Mapping[str, Spec]) -> dict[str, Any]:
+def page_data(report: Contents, figures: Mapping[str, Spec]) -> dict[str, Any]:
     """Return all that the page's script reads."""
     return {
-        "model": payload(told.draws),
+        "model": payload(report.draws),
         "figures": figures,
-        "colours": _colours(told),
-        "runs": _runs(told),
-        "start": _start(told),
-        "words": dict(sliders(told)),
+        "colours": _colours(report),
+        "runs": _runs(report),
+        "start": _start(report),
+        "words": dict(sliders(report)),
     }
 
 
@@ -47,50 +47,50 @@ def as_script(value: Any) -> str:
     return text
 
 
-def sliders(told: Contents) -> list[tuple[str, str]]:
+def sliders(report: Contents) -> list[tuple[str, str]]:
     """Return column and name of each slider: the factors and the data size."""
-    spec = told.fit.spec
+    spec = report.fit.spec
     return [(name, axis_name(name)) for name in (*spec.factors, spec.data)]
 
 
-def figures_of(told: Contents) -> dict[str, Spec]:
+def figures_of(report: Contents) -> dict[str, Spec]:
     """Return the figures of the page by their names."""
-    spec = told.fit.spec
+    spec = report.fit.spec
     data = axis_name(spec.data)
     factor = axis_name(spec.factors[0]) if spec.factors else None
-    shades = {name: c for name, c in _colours(told).items() if name}
-    checks = [row for check in told.checks for row in check.coverage()]
-    ppc, reach = predictive_check(told.fit)
+    shades = {name: c for name, c in _colours(report).items() if name}
+    checks = [row for check in report.checks for row in check.coverage()]
+    ppc, reach = predictive_check(report.fit)
     made = {
         "whatif": whatif(shades, data),
         **({"map": best_map(shades, data, factor)} if len(shades) > 1 else {}),
         "coverage": coverage(checks),
-        **{f"pit-{i}": histogram(*check.histogram()) for i, check in enumerate(told.checks, 1)},
+        **{f"pit-{i}": histogram(*check.histogram()) for i, check in enumerate(report.checks, 1)},
         "ppc": predictive(ppc, reach),
     }
     return made | {
         name: intervals(rows, logarithmic=logarithmic)
-        for name, rows, logarithmic in parameter_rows(told.parameters.rows)
+        for name, rows, logarithmic in parameter_rows(report.parameters.rows)
     }
 
 
-def run_table(told: Contents) -> pd.DataFrame:
+def run_table(report: Contents) -> pd.DataFrame:
     """Return the runs that the page shows as a table."""
-    spec, runs = told.fit.spec, told.fit.runs
+    spec, runs = report.fit.spec, report.fit.runs
     names = dict.fromkeys((*TOLD[:1], *spec.cell, *TOLD[1:], *spec.factors, spec.data))
     return runs[[n for n in names if n in runs]].head(MAX_RUNS)
 
 
-def _colours(told: Contents) -> dict[str, str]:
-    if "method" not in told.fit.spec.cell:
+def _colours(report: Contents) -> dict[str, str]:
+    if "method" not in report.fit.spec.cell:
         return {ALL_METHODS: BLUE, "": BLUE}
-    return colours(told.methods)
+    return colours(report.methods)
 
 
-def _runs(told: Contents) -> list[dict[str, Any]]:
-    spec, runs = told.fit.spec, told.fit.runs
+def _runs(report: Contents) -> list[dict[str, Any]]:
+    spec, runs = report.fit.spec, report.fit.runs
     rows = []
-    names = list(told.strata[0].labels)
+    names = list(report.strata[0].labels)
     shown = [c for c in dict.fromkeys((*TOLD, *spec.factors, spec.data)) if c in runs]
     for row in runs.to_dict("records"):
         rows.append(
@@ -100,22 +100,22 @@ def _runs(told: Contents) -> list[dict[str, Any]]:
                 "data": float(row[spec.data]),
                 "size": float(row[spec.factors[0]]) if spec.factors else 1.0,
                 "loss": float(row["loss"]),
-                "told": {c.replace("_", " "): readable(row[c], c) for c in shown},
+                "tooltip": {c.replace("_", " "): readable(row[c], c) for c in shown},
             }
         )
     return rows
 
 
-def _start(told: Contents) -> dict[str, dict[str, float]]:
+def _start(report: Contents) -> dict[str, dict[str, float]]:
     """Return where the sliders of each stratum stand first: at its target if there is one."""
-    spec = told.fit.spec
+    spec = report.fit.spec
     started: dict[str, dict[str, float]] = {}
     for stratum, default in zip(
-        told.strata, default_targets(told.fit).to_dict("records"), strict=True
+        report.strata, default_targets(report.fit).to_dict("records"), strict=True
     ):
         matching = [
             a.target
-            for a in told.answers
+            for a in report.answers
             if all(str(a.target.get(k, v)) == v for k, v in stratum.labels.items())
         ]
         chosen: Mapping[Any, Any] = matching[0] if matching else default
@@ -123,14 +123,14 @@ def _start(told: Contents) -> dict[str, dict[str, float]]:
         for name in (*spec.factors, spec.data):
             value = chosen.get(name, default[name])
             value = default[name] if value != value else value
-            low, high = _limits(told, stratum, name)
+            low, high = _limits(report, stratum, name)
             values[name] = float(min(max(float(value), low), high))
         started[stratum.name] = values
     return started
 
 
-def _limits(told: Contents, stratum: Stratum, name: str) -> tuple[float, float]:
-    for factor in factors_of(told.fit):
+def _limits(report: Contents, stratum: Stratum, name: str) -> tuple[float, float]:
+    for factor in factors_of(report.fit):
         if factor.name == name:
             return factor.asked
     return stratum.asked

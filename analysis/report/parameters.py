@@ -118,14 +118,14 @@ def parameter_rows(table: pd.DataFrame) -> list[tuple[str, list[dict[str, Any]],
             record = {str(k): v for k, v in row.items() if k != "width"}
             published = row["published"]
             record["published"] = None if published is None or pd.isna(published) else published
-            record["told"] = {
+            record["tooltip"] = {
                 "cell": row["cell"],
                 "median": f"{row['q50']:.3g}",
                 "90 %": f"{row['q05']:.3g} to {row['q95']:.3g}",
                 "prior 90 %": f"{row['prior_q05']:.3g} to {row['prior_q95']:.3g}",
             }
             if record["published"] is not None:
-                record["told"]["published"] = f"{published:g}"
+                record["tooltip"]["published"] = f"{published:g}"
             records.append(record)
         linear = name == "E" or name.startswith("alpha")
         made.append((f"parameter-{name.replace(':', '-')}", records, not linear))

@@ -45,17 +45,17 @@ class BestMap:
     crossing: np.ndarray
 
 
-def best_on_grid(told: Contents, stratum: Stratum) -> BestMap:
+def best_on_grid(report: Contents, stratum: Stratum) -> BestMap:
     """Return the probably best method over all that can be asked about a stratum."""
-    spec, runs = told.fit.spec, told.fit.runs
+    spec, runs = report.fit.spec, report.fit.runs
     first, *rest = spec.factors
-    (left, right), (low, high) = stratum.asked, factors_of(told.fit)[0].asked
+    (left, right), (low, high) = stratum.asked, factors_of(report.fit)[0].asked
     x = np.geomspace(left, right, MAP_COLUMNS + 1)
     y = np.geomspace(low, high, MAP_ROWS + 1)
     sizes, data = np.meshgrid(np.sqrt(y[1:] * y[:-1]), np.sqrt(x[1:] * x[:-1]), indexing="ij")
     places = pd.DataFrame({first: sizes.ravel(), spec.data: data.ravel()})
     places = places.assign(**stratum.labels, **{f: float(runs[f].median()) for f in rest})
-    losses = np.stack([told.draws.expected(places.assign(method=m)) for m in stratum.methods])
+    losses = np.stack([report.draws.expected(places.assign(method=m)) for m in stratum.methods])
     wins = np.stack([(losses.argmin(axis=0) == i).mean(axis=0) for i in range(len(losses))])
     places["method"] = np.array(stratum.methods)[wins.argmax(axis=0)]
     places["p_best"] = wins.max(axis=0)
@@ -65,11 +65,11 @@ def best_on_grid(told: Contents, stratum: Stratum) -> BestMap:
     return BestMap(x, y, places, band)
 
 
-def map_figure(told: Contents, stratum: Stratum) -> tuple[Figure, pd.DataFrame]:
+def map_figure(report: Contents, stratum: Stratum) -> tuple[Figure, pd.DataFrame]:
     """Return the map of the probably best method in a stratum, and its numbers."""
-    spec, runs = told.fit.spec, told.fit.runs
-    first, shades = spec.factors[0], colours(told.methods)
-    found = best_on_grid(told, stratum)
+    spec, runs = report.fit.spec, report.fit.runs
+    first, shades = spec.factors[0], colours(report.methods)
+    found = best_on_grid(report, stratum)
     figure, (ax,) = blank(1)
     even = 1 / len(stratum.methods)
     sure = (found.places["p_best"].to_numpy() - even) / (1 - even)
@@ -91,7 +91,7 @@ def map_figure(told: Contents, stratum: Stratum) -> tuple[Figure, pd.DataFrame]:
     ax.set_xlabel(axis_name(spec.data))
     ax.set_ylabel(axis_name(first))
     ax.set_title(_cut(stratum.name, 80), fontsize=10, parse_math=False)
-    return finished(figure, told.fit, "Which method is probably best"), found.places
+    return finished(figure, report.fit, "Which method is probably best"), found.places
 
 
 def _first_crossing(x: np.ndarray, gap: np.ndarray) -> np.ndarray:
@@ -102,10 +102,10 @@ def _first_crossing(x: np.ndarray, gap: np.ndarray) -> np.ndarray:
     return np.exp(np.quantile(first[count > 0], [0.05, 0.5, 0.95]))
 
 
-def checks_figure(told: Contents) -> Figure:
+def checks_figure(report: Contents) -> Figure:
     """Return coverage, PIT histogram and posterior predictive check side by side."""
     figure, (coverage, pit, ppc) = blank(3)
-    for shift, check in enumerate(told.checks):
+    for shift, check in enumerate(report.checks):
         rows = pd.DataFrame(check.coverage())
         at = np.arange(len(rows)) + 0.2 * shift
         coverage.vlines(at, rows["low"], rows["high"], color=GREY, linewidth=6, alpha=0.35)
@@ -117,7 +117,7 @@ def checks_figure(told: Contents) -> Figure:
     coverage.set_xlabel("nominal interval")
     coverage.set_ylabel("share of runs inside")
     coverage.legend(fontsize=7, loc="lower right")
-    bins, low, high = told.checks[0].histogram()
+    bins, low, high = report.checks[0].histogram()
     pit.axhspan(low, high, color=GREY, alpha=0.2)
     pit.bar(
         [b["from"] for b in bins], [b["count"] for b in bins], 1 / len(bins), align="edge",
@@ -125,25 +125,25 @@ def checks_figure(told: Contents) -> Figure:
     )  # fmt: skip
     pit.set_xlabel("share of the forecast below the run")
     pit.set_ylabel("runs")
-    residuals, reach = predictive_check(told.fit)
+    residuals, reach = predictive_check(report.fit)
     frame = pd.DataFrame(residuals)
     ppc.fill_between(frame["at"], frame["q05"], frame["q95"], color=GREY, alpha=0.3, linewidth=0)
     ppc.step(frame["at"], frame["observed"], where="post", color=BLUE)
     ppc.set_xlim(*reach)
     ppc.set_xlabel("log loss less its expectation")
     ppc.set_ylabel("share of runs below")
-    return finished(figure, told.fit, "Where runs fell in their forecasts")
+    return finished(figure, report.fit, "Where runs fell in their forecasts")
 
 
-def parameters_figure(told: Contents) -> Figure:
+def parameters_figure(report: Contents) -> Figure:
     """Return the prior and the posterior of each parameter, cell by cell."""
-    drawn = parameter_rows(told.parameters.rows)[:MAX_PANELS]
+    drawn = parameter_rows(report.parameters.rows)[:MAX_PANELS]
     figure, axes = blank(len(drawn))
     for ax, (name, rows, logarithmic) in zip(axes, drawn, strict=True):
         _intervals(ax, pd.DataFrame(rows), logarithmic)
         ax.set_title(name.removeprefix("parameter-").replace("-", " of ").replace("_", " "))
     finding = "Priors (grey), posteriors (blue), published (diamonds)"
-    return finished(figure, told.fit, finding)
+    return finished(figure, report.fit, finding)
 
 
 def _intervals(ax: Axes, rows: pd.DataFrame, logarithmic: bool) -> None:

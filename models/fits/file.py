@@ -108,8 +108,8 @@ def _read(path: Path) -> Parts:
             )
         runs = _frame(file["runs"], head["columns"])
         posteriors = []
-        for told in head["laws"]:
-            asked = told["spec"]
+        for entry in head["laws"]:
+            asked = entry["spec"]
             spec = Spec(
                 asked["law"],
                 tuple(asked["factors"]),
@@ -121,9 +121,9 @@ def _read(path: Path) -> Parts:
             draws, statistics = (
                 _arrays(branch[name]) for name in ("unconstrained_posterior", "sample_stats")
             )
-            priors = {k: Prior(**v) for k, v in told["priors"].items()}
+            priors = {k: Prior(**v) for k, v in entry["priors"].items()}
             table = index_runs(runs, spec, check=False)
-            posteriors.append(Posterior(table, priors, draws, statistics, told["weight"]))
+            posteriors.append(Posterior(table, priors, draws, statistics, entry["weight"]))
     return tuple(posteriors), runs, head["info"], Diagnostics(**head["diagnostics"])
 
 

@@ -192,13 +192,13 @@ class Fit:
 
     def _state(self) -> str:
         d = self.diagnostics
-        told = (
+        figures = (
             f"{d.draws} draws, R-hat at most {d.rhat_max:.3f}, ESS at least "
             f"{min(d.ess_bulk_min, d.ess_tail_min):.0f}, {d.divergences} divergences"
         )
         if d.converged:
-            return f"converged: {told}"
-        return f"DID NOT CONVERGE ({'; '.join(d.reasons)}): {told}"
+            return f"converged: {figures}"
+        return f"DID NOT CONVERGE ({'; '.join(d.reasons)}): {figures}"
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: what was fitted, whether to trust it, and parameters."""

@@ -178,9 +178,9 @@ def estimate(table: Table, priors: Priors) -> Estimates:
     """Return what least squares says of a table, in the light of the priors' usual scatter."""
     curves = least_squares(table)
     fall = np.maximum(-curves.slope, 0.0)  # of a curve that rises, runs say little: none of it
-    # A run tells about as much of the log scale of noise as one of the 2 that a normal one would,
-    # after those that went into the curve.
-    told = np.maximum(curves.runs - 3, 0)
+    # The Fisher information of a run on the log scale of noise is about 1, 2 if noise were normal;
+    # and some runs went into the curve.
+    spare = np.maximum(curves.runs - 3, 0)
     order = np.argsort(table.run_curve, kind="stable")
     count = np.bincount(table.run_curve)
     place = np.arange(count.max()) + (np.cumsum(count) - count)[:, None]
@@ -195,7 +195,7 @@ def estimate(table: Table, priors: Priors) -> Estimates:
         curve_slope_precision=curves.width * fall**2,
         runs_of_curve=order[np.minimum(place, len(order) - 1)],
         run_weight=(np.arange(count.max()) < count[:, None]) / count[:, None],
-        noise_weight=told / (told + priors["noise"].scatter ** -2),
+        noise_weight=spare / (spare + priors["noise"].scatter ** -2),
         base_weight=np.array(
             BASE_WEIGHT * max(0.0, 1 - 2 * len(table.base_models) / len(table.curve_cell))
         ),

@@ -6,7 +6,7 @@ coordinate, the unknown keeps the prior that `tunecast.models.hierarchy.model` g
 * A cell's log loss is sampled as what its own base models show of it, its exponent of a factor as
   the slope of log loss in that factor, its beta as the local slope ``log(-d log L / d log D)``,
   with the effects of those base models upon them; a curve's log loss as its mean over its own data
-  sizes, its beta as its local slope. Each is ``shift + lever * unknown``, where shift and lever
+  sizes, its beta as its local slope. Each is ``offset + multiplier * unknown``, where the two
   depend on unknowns declared before.
 * Where runs give an estimate of that with an error, it is sampled as its distance from where prior
   and estimate together would have it, in units of the error that they leave.
@@ -36,16 +36,16 @@ WEAKLY_IDENTIFIED, WEAKLY_IDENTIFIED_ABOVE = 0.3, 0.2
 ONSET, ONSET_ABOVE = 0.6, 0.3
 FACTOR_SLOPE_ABOVE, SLOPE_ABOVE = 0.5, 0.3
 # Where alpha hardly moves the slope in a factor, it must not be stretched without bound.
-LEAST_LEVER = 0.03
+LEAST_MULTIPLIER = 0.03
 
 
 @dataclass(frozen=True)
 class Coordinate:
-    """A way to sample an unknown: ``shift + lever * unknown``, centred by weight or estimate.
+    """A way to sample an unknown: ``offset + multiplier * unknown``, centred by weight or estimate.
 
     Parameters
     ----------
-    shift, lever : array or float
+    offset, multiplier : array or float
         What is added to the unknown, and by what it is multiplied before.
     weight : array or float
         How far the result is sampled as itself (1), or standardised (0).
@@ -55,8 +55,8 @@ class Coordinate:
         One over the squared error of that.
     """
 
-    shift: Any = 0.0
-    lever: Any = 1.0
+    offset: Any = 0.0
+    multiplier: Any = 1.0
     weight: Any = 0.0
     estimate: Any = None
     precision: Any = None
@@ -73,13 +73,13 @@ class Coordinate:
         xp : namespace
             What to compute with.
         """
-        moved = not (isinstance(self.lever, float) and self.lever == 1.0)
-        centre = self.shift + (self.lever * location if moved else location)
-        width = self.lever * scale if moved else scale
+        moved = not (isinstance(self.multiplier, float) and self.multiplier == 1.0)
+        centre = self.offset + (self.multiplier * location if moved else location)
+        width = self.multiplier * scale if moved else scale
         if self.estimate is not None:
-            told = self.precision * width * width
-            narrowed = xp.sqrt(1.0 + told)
-            off = (self.estimate - centre) * told / narrowed
+            information = self.precision * width * width
+            narrowed = xp.sqrt(1.0 + information)
+            off = (self.estimate - centre) * information / narrowed
             result = centre + (off + width * draw(-off / width, narrowed)) / narrowed
         elif isinstance(self.weight, float) and self.weight == 0.0:
             result = centre + width * draw(0.0, 1.0)
@@ -89,8 +89,8 @@ class Coordinate:
             part = width**self.weight
             raw = draw(self.weight * centre, part)
             result = centre + width / part * (raw - self.weight * centre)
-        result = result - self.shift
-        return result / self.lever if moved else result
+        result = result - self.offset
+        return result / self.multiplier if moved else result
 
 
 NON_CENTRED, CENTRED = Coordinate(weight=0.0), Coordinate(weight=1.0)
@@ -156,7 +156,7 @@ class Geometry:
                 if name in values:
                     own[q.name] = values[name]
         return Coordinate(
-            shift=self.law.log_slope(own, xp),
+            offset=self.law.log_slope(own, xp),
             estimate=known.curve_log_slope,
             precision=known.curve_slope_precision / values["noise"] ** 2,
         )
@@ -166,7 +166,7 @@ class Geometry:
         known = self.estimates
         relative = values["log_relative_loss"][..., known.runs_of_curve] * known.run_weight
         return Coordinate(
-            shift=relative.sum(axis=-1),
+            offset=relative.sum(axis=-1),
             estimate=known.curve_log_loss,
             precision=known.curve_runs / values["noise"] ** 2,
         )
@@ -176,7 +176,7 @@ class Geometry:
             return Coordinate(weight=self.estimates.base_weight)
         at, of_curve = self.table.base_curve, self._mean_of_curve(location, values, xp)
         return Coordinate(
-            shift=(of_curve.shift + values["log_loss_ref_expected"])[..., at],
+            offset=(of_curve.offset + values["log_loss_ref_expected"])[..., at],
             estimate=of_curve.estimate[..., at],
             precision=of_curve.precision[..., at],
         )
@@ -189,28 +189,30 @@ class Geometry:
         """Return how a quantity of the levels of a grouping is sampled, or of the only cell."""
         above = g is not None and g.name != self.table.groupings[-1].name
         level = _Level(self, g, values, xp)
-        lever: Any = 1.0
-        shift: Any = 0.0
+        multiplier: Any = 1.0
+        offset: Any = 0.0
         weight: Any = WEAKLY_IDENTIFIED_ABOVE if above else WEAKLY_IDENTIFIED
         estimate = precision = None
         if q.name == "log_loss_ref":
-            shift, weight = level.mean_of_curves(), 1.0
+            offset, weight = level.mean_of_curves(), 1.0
         elif q.name == "log_beta":
-            shift = level.log_slope()
+            offset = level.log_slope()
             weight = SLOPE_ABOVE if above else level.known.slope_weight
         elif q.name == "alpha":
-            lever, shift = level.lever(), level.slopes_in_factors()
+            multiplier, offset = level.multiplier_of_alpha(), level.slopes_in_factors()
             if above:
                 weight = FACTOR_SLOPE_ABOVE
             else:
                 estimate, precision = level.known.factor_slope, level.factor_slope_precision()
         elif q.name == "logit_onset":
-            shift, weight = level.log_curvature(), ONSET_ABOVE if above else ONSET
+            offset, weight = level.log_curvature(), ONSET_ABOVE if above else ONSET
         if g is None:
-            parts = (shift, lever, weight, estimate, precision)
+            parts = (offset, multiplier, weight, estimate, precision)
             return Coordinate(*(_only(part) for part in parts))
         # The unknown is the effect of a level; what is sampled is its mean.
-        return Coordinate(shift + lever * level.above(q.name), lever, weight, estimate, precision)
+        return Coordinate(
+            offset + multiplier * level.above(q.name), multiplier, weight, estimate, precision
+        )
 
 
 def _only(part: Any) -> Any:
@@ -253,10 +255,10 @@ class _Level:
         last = "_mean" if self.grouping is None else f"_{self.grouping.name}"
         return {name: self.mean(name) for name in names if f"{name}{last}" in self.values}
 
-    def lever(self) -> Any:
+    def multiplier_of_alpha(self) -> Any:
         """Return how far alpha moves the slope of log loss in a factor."""
         moved = self.geometry.law.factor_slope(self._means(), self.xp)
-        return self.xp.sqrt(moved**2 + LEAST_LEVER**2)
+        return self.xp.sqrt(moved**2 + LEAST_MULTIPLIER**2)
 
     def slopes_in_factors(self) -> Any:
         """Return the slopes in the factors beyond alpha's part: gamma, and what base models add."""
@@ -277,18 +279,18 @@ class _Level:
     def mean_of_curves(self) -> Any:
         """Return by what the mean log loss of a level's curves differs from its own."""
         base = self.values.get("base_model_effect")
-        shift = 0.0 if base is None else base @ self.known.mean_of_base
+        offset = 0.0 if base is None else base @ self.known.mean_of_base
         if not self.geometry.table.factors:
-            return shift
-        slope = self.mean("gamma") + self.lever() * self.mean("alpha")
-        return shift - (slope * self.known.centre).sum(axis=-2)
+            return offset
+        slope = self.mean("gamma") + self.multiplier_of_alpha() * self.mean("alpha")
+        return offset - (slope * self.known.centre).sum(axis=-2)
 
     def log_slope(self) -> Any:
         """Return by what the log of the local slope differs from that of beta."""
-        shift = self.geometry.law.log_slope(self._means(), self.xp)
+        offset = self.geometry.law.log_slope(self._means(), self.xp)
         if not self.geometry.table.factors:
-            return shift
-        return shift - (self.mean("delta") * self.known.centre).sum(axis=-2)
+            return offset
+        return offset - (self.mean("delta") * self.known.centre).sum(axis=-2)
 
     def log_curvature(self) -> Any:
         """Return the log of how the curve bends at the reference, but for the onset's part."""

@@ -215,8 +215,8 @@ class Table:
         ]
         if len(set(names)) < len(names):  # one base model at several values of a factor
             values = np.exp(self.log_x_ref + self.curve_x)
-            told = [", ".join(f"{v:.6g}" for v in row) for row in values]
-            names = [f"{name} / {value}" for name, value in zip(names, told, strict=True)]
+            rows = [", ".join(f"{v:.6g}" for v in row) for row in values]
+            names = [f"{name} / {value}" for name, value in zip(names, rows, strict=True)]
         return {
             "factor": list(self.factors),
             "cell": [" / ".join(cell) for cell in self.cells],

@@ -111,11 +111,11 @@ class Posterior:
     def taken(self, positions: np.ndarray) -> Posterior:
         """Return the posterior with some of its draws, by their position over all chains."""
         flat = {k: v.reshape(1, self.size, *v.shape[2:]) for k, v in self.draws.items()}
-        told = {k: v.reshape(1, self.size) for k, v in self.statistics.items()}
+        statistics = {k: v.reshape(1, self.size) for k, v in self.statistics.items()}
         return replace(
             self,
             draws={k: v[:, positions] for k, v in flat.items()},
-            statistics={k: v[:, positions] for k, v in told.items()},
+            statistics={k: v[:, positions] for k, v in statistics.items()},
         )
 
     def share(self, draws: int) -> np.ndarray:

@@ -181,11 +181,11 @@ def read_trace(trace: Any, draws: int | None = None) -> Chains:
     posterior = trace["posterior"].to_dataset()
     names = [str(v) for v in posterior.data_vars if not str(v).endswith("__")]
     values = {name: np.asarray(posterior[name])[:, first] for name in names}
-    told = trace["sample_stats"].to_dataset()
+    sample_stats = trace["sample_stats"].to_dataset()
     statistics = {
-        name: np.asarray(told[theirs])[:, first]
+        name: np.asarray(sample_stats[theirs])[:, first]
         for name, theirs in STATISTICS.items()
-        if theirs in told
+        if theirs in sample_stats
     }
     return Chains(
         values, statistics, diagnose(values, statistics["diverging"], statistics["energy"])

@@ -81,7 +81,9 @@ class Run:
     )
     loss_se: float | None = field(
         default=None,
-        metadata=declared(NON_NEGATIVE, "nats", "sampling error of the test set; told, not fitted"),
+        metadata=declared(
+            NON_NEGATIVE, "nats", "sampling error of the test set; shown, not fitted"
+        ),
     )
     seed: int | None = field(
         default=None, metadata=declared(WHOLE, "", "seed of the run, told apart in replicates")
@@ -118,15 +120,15 @@ class Run:
 
 
 COLUMNS: Mapping[str, Mapping[str, Any]] = {item.name: item.metadata for item in fields(Run)}
-DOMAINS: Mapping[str, Domain] = {name: told["domain"] for name, told in COLUMNS.items()}
+DOMAINS: Mapping[str, Domain] = {name: about["domain"] for name, about in COLUMNS.items()}
 REQUIRED = ("run_id", "task", "method", "loss")
 
 
 def column_table() -> str:
     """Return the columns of the run table as a Markdown table, for people."""
     lines = ["| column | unit | values | meaning |", "|---|---|---|---|"]
-    for name, told in COLUMNS.items():
+    for name, about in COLUMNS.items():
         needed = " (required)" if name in REQUIRED else ""
         values = DOMAINS[name].expected
-        lines.append(f"| `{name}`{needed} | {told['unit']} | {values} | {told['meaning']} |")
+        lines.append(f"| `{name}`{needed} | {about['unit']} | {values} | {about['meaning']} |")
     return "\n".join(lines) + "\n"

@@ -177,13 +177,13 @@ def append(url: str, run: Mapping[str, object], extra: Mapping[str, object]) -> 
         If the table holds a run of this ``run_id``, or the database refuses.
     """
     row = {**run, "run_id": str(run["run_id"]).strip()}
-    told = json.dumps({name: _plain(value) for name, value in extra.items()})
+    others = json.dumps({name: _plain(value) for name, value in extra.items()})
     with _database(url, "written") as engine:
         if not _is_there(engine, url):
             _make(engine)
         try:
             with engine.begin() as connection:
-                connection.execute(sa.insert(TABLE).values({**row, "extra": told}))
+                connection.execute(sa.insert(TABLE).values({**row, "extra": others}))
         except IntegrityError:
             same = sa.select(TABLE.c.run_id).where(TABLE.c.run_id == row["run_id"])
             with engine.connect() as connection:

@@ -47,7 +47,7 @@ def intervals(rows: Rows, *, logarithmic: bool) -> Spec:
                     "stroke": colour,
                     "strokeWidth": {"value": width},
                     "strokeOpacity": {"value": opacity},
-                    "tooltip": {"field": "told"},
+                    "tooltip": {"field": "tooltip"},
                 }
             },
         }
@@ -92,7 +92,7 @@ def intervals(rows: Rows, *, logarithmic: bool) -> Spec:
                         "fill": {"signal": "paper"},
                         "stroke": BLUE_SIGNAL,
                         "size": {"value": 45},
-                        "tooltip": {"field": "told"},
+                        "tooltip": {"field": "tooltip"},
                     }
                 },
             },
@@ -107,7 +107,7 @@ def intervals(rows: Rows, *, logarithmic: bool) -> Spec:
                         "fill": {"value": VERMILION},
                         "stroke": {"signal": "paper"},
                         "size": {"value": 110},
-                        "tooltip": {"field": "told"},
+                        "tooltip": {"field": "tooltip"},
                     }
                 },
             },

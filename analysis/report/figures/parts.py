@@ -113,7 +113,7 @@ def runs_as_points(y: Spec, *, plain: bool = False) -> Spec:
                 "stroke": {"signal": "paper"},
                 "strokeWidth": {"value": 0.7},
                 "opacity": {"signal": "datum.near ? 1 : 0.4"},
-                "tooltip": {"field": "told"},
+                "tooltip": {"field": "tooltip"},
             }
         },
     }

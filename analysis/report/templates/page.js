@@ -196,7 +196,7 @@ function fill(id, tables, signals = {}) {
 
 function save(id) {
   const rows = page.figures[id].data.find((d) => d.name === "table").values || [];
-  const names = Object.keys(rows[0] || {}).filter((name) => name !== "told");
+  const names = Object.keys(rows[0] || {}).filter((name) => name !== "tooltip");
   const cell = (v) => {
     let text = v === null || v === undefined ? "" : String(v);
     // A spreadsheet must not take a name for a formula.
