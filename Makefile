@@ -28,7 +28,7 @@ forecasts/.made: .venv/.modelling $(SOURCES)
 	@touch $@
 
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --dist loadfile
 
 slow: .venv/.dev
 	$(RUN) -m pytest -m slow

@@ -82,7 +82,7 @@ class Run:
     loss_se: float | None = field(
         default=None,
         metadata=declared(
-            NON_NEGATIVE, "nats", "sampling error of the test set; shown, not fitted"
+            NON_NEGATIVE, "nats", "sampling error of the test set, not fitted"
         ),
     )
     seed: int | None = field(
