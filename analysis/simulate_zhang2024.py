@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tunecast.models.files import write_atomically
-from tunecast.models.simulate import simulate
+from tunecast.models.laws.simulate import simulate
 
 SEED = 2402_17193  # the number of the paper
 TABLE = Path(__file__).parent.parent / "models" / "data" / "zhang2024-simulated.csv"

@@ -1,7 +1,7 @@
 """Positive numbers kept as logarithms: plain numbers where there are any, right beyond them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,12 @@ from tunecast.models.laws import LAWS, get_law
 from tunecast.models.laws.law import by_factor, expected_at, log_relative_loss
 from tunecast.models.laws.positive import FAR, NumPy, Positive, log_sigmoid
 
+type Formula = Callable[[Any, Any, Any, Any], Any]
+
 NUMBERS = st.floats(-20, 20)  # logarithms
 POWERS = st.floats(-2, 2)
 # What laws do with positive numbers, of three numbers and an exponent.
-FORMULAS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
+FORMULAS: dict[str, Formula] = {
     "sum": lambda a, b, c, p: a + b,
     "sum of sums": lambda a, b, c, p: (a + b) + (c + a),
     "sum of many": lambda a, b, c, p: c + (a + b + c) + b,
@@ -37,30 +39,29 @@ FORMULAS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
 }
 
 
+def log_of(formula: Formula, logs: Sequence[float] | np.ndarray, p: float) -> float:
+    a, b, c = (Positive(np.float64(v), NumPy) for v in logs)
+    return float(formula(a, b, c, p).log)
+
+
 @pytest.mark.parametrize("name", FORMULAS)
 @given(x=st.tuples(NUMBERS, NUMBERS, NUMBERS), p=POWERS)
 def test_it_computes_what_plain_numbers_do(
     name: str, x: tuple[float, float, float], p: float
 ) -> None:
     formula = FORMULAS[name]
-    found = formula(*(Positive(np.float64(v), NumPy) for v in x), p)
-    plain = formula(*(math.exp(v) for v in x), p)
+    a, b, c = map(math.exp, x)
     # A few roundings of logarithms up to 100.
-    assert float(found.log) == pytest.approx(math.log(plain), abs=1e-12)
+    assert log_of(formula, x, p) == pytest.approx(math.log(formula(a, b, c, p)), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_the_check_sees_a_wrong_result(name: str) -> None:
     """The control: other numbers, or another power, by a hundredth."""
-    formula, x = FORMULAS[name], (0.3, -0.4, 1.1)
-    usual = float(formula(*(Positive(np.float64(v), NumPy) for v in x), 0.7).log)
-    others = [(*x, 0.71)] + [
-        (*(v + 0.01 * (i == j) for i, v in enumerate(x)), 0.7) for j in range(3)
-    ]
-    moved = [
-        float(formula(*(Positive(np.float64(v), NumPy) for v in y), q).log) for *y, q in others
-    ]
-    assert max(abs(v - usual) for v in moved) > 1e-4
+    formula, x = FORMULAS[name], np.array([0.3, -0.4, 1.1])
+    usual = log_of(formula, x, 0.7)
+    others = [log_of(formula, x, 0.71)] + [log_of(formula, x + d, 0.7) for d in 0.01 * np.eye(3)]
+    assert max(abs(other - usual) for other in others) > 1e-4
 
 
 @pytest.mark.parametrize("name", FORMULAS)
@@ -68,10 +69,12 @@ def test_pytensor_computes_the_same(name: str) -> None:
     rng = np.random.default_rng(1)
     x, p = rng.uniform(-20, 20, (3, 50)), 0.7
     symbols = [pt.dvector(n) for n in "abc"]
-    found = FORMULAS[name](*(Positive(s, pt) for s in symbols), p).log
+    a, b, c = (Positive(s, pt) for s in symbols)
+    found = FORMULAS[name](a, b, c, p).log
     mode = pytensor.compile.mode.Mode("py", optimizer=None)  # type: ignore[arg-type]
     compiled = pytensor.function(symbols, found, mode=mode, on_unused_input="ignore")
-    ours = FORMULAS[name](*(Positive(v, NumPy) for v in x), p).log
+    a, b, c = (Positive(v, NumPy) for v in x)
+    ours = FORMULAS[name](a, b, c, p).log
     np.testing.assert_allclose(compiled(*x), ours, rtol=1e-12, atol=1e-12)
 
 

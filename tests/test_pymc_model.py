@@ -52,7 +52,8 @@ AS_WRITTEN = pytensor.compile.mode.Mode("py", optimizer=None)  # type: ignore[ar
 def value_and_slopes(model: Any) -> list[Any]:
     """Log density and its gradient. Its terms are added two by two: Python adds at most 32."""
     value = sum(term.sum() for term in model.logp(sum=False))
-    return [value, *pytensor.grad(value, model.value_vars)]
+    slopes: Any = pytensor.grad(value, model.value_vars)
+    return [value, *slopes]
 
 
 def sampled_as(value: Any) -> str:
@@ -136,8 +137,8 @@ def test_everything_has_its_name_and_its_dims(
     named = set(model.named_vars)
     for parameter in table.law.parameters:
         assert parameter.name in named
-        dims = ("factor", "cell") if parameter.per_factor else ("cell",)
-        assert model.named_vars_to_dims[parameter.name] == dims
+        own = ("factor", "cell") if parameter.per_factor else ("cell",)
+        assert model.named_vars_to_dims[parameter.name] == own
     assert {"noise", "expected_log_loss", "log_relative_loss", "base_model_effect"} <= named
     assert not {p.name for other in LAWS.values() for p in other.parameters} & named - {
         p.name for p in table.law.parameters
