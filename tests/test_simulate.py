@@ -9,7 +9,7 @@ import pytest
 import simulate_zhang2024
 from scipy import stats
 
-from tunecast.models.published import (
+from tunecast.models.laws.published import (
     CROSSING,
     DATA_SIZES,
     DEROUNDED,
@@ -18,8 +18,7 @@ from tunecast.models.published import (
     UNREACHABLE,
     ByCell,
 )
-from tunecast.models.runs import embedded_tables, read_runs, warn_about
-from tunecast.models.simulate import (
+from tunecast.models.laws.simulate import (
     BASE_MODEL_EFFECT,
     CURVE_EFFECT,
     DEGREES_OF_FREEDOM,
@@ -28,6 +27,7 @@ from tunecast.models.simulate import (
     simulate,
     zhang2024_design,
 )
+from tunecast.models.runs import embedded_tables, read_runs, warn_about
 
 
 def digits(value: float, printed: float, count: int = 2) -> bool:

@@ -194,8 +194,8 @@ def test_a_column_of_any_name_makes_the_same_model(ladder: pd.DataFrame, column:
     """With curves by run and by half of them, so that no other dimension has the same levels."""
 
     def model(name: str) -> tuple[Table, Simulation]:
-        half = np.where(np.arange(len(ladder)) % 2, "odd", "even")
-        runs = ladder.assign(**{name: half, "checkpoint": ladder["base_model"]})
+        runs = ladder.assign(checkpoint=ladder["base_model"])
+        runs[name] = np.where(np.arange(len(ladder)) % 2, "odd", "even")
         table = indexed(runs, cell=(name, "method"), curve="checkpoint")
         return table, simulate_prior(table, WEAK, 2, 0, geometry_of(table, WEAK))
 

@@ -16,6 +16,7 @@ References
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tunecast.models.errors import TunecastError
@@ -202,6 +203,9 @@ D_C = Parameter("D_c", "D_c", "positive", "unit of D", "critical data size", Fal
 LOG_ONSET = Quantity(
     "log_onset", Prior(1.0, 2.0, 1.0, 0.3, "log of D_c / (A^(1/beta) D) at the reference")
 )
+# Below it hardly anything depends on the data, and coordinates no longer follow the slope: the beta
+# by which such a curve fell as its runs do would be beyond any number.
+LEAST_ONSET = -20.0
 
 
 def _kaplan(
@@ -226,7 +230,7 @@ KAPLAN = Law(
     at_reference=_kaplan_at_reference,
     latex=r"L = ((A \prod_k X_k^{-\alpha_k})^{1/\beta} + D_c / D)^{\beta}",
     reference="arXiv:2001.08361 eq. 1.5, with A = N_c^alpha and any number of factors at once",
-    log_slope=lambda q, xp: log_sigmoid(q["log_onset"], xp),
+    log_slope=lambda q, xp: log_sigmoid(xp.clip(q["log_onset"], LEAST_ONSET, math.inf), xp),
     factor_slope=lambda q, xp: xp.exp(log_sigmoid(-q["log_onset"], xp))[..., None, :],
     moved=lambda q, log_x, xp: {
         "log_onset": sum(

@@ -81,9 +81,7 @@ class Run:
     )
     loss_se: float | None = field(
         default=None,
-        metadata=declared(
-            NON_NEGATIVE, "nats", "sampling error of the test set, not fitted"
-        ),
+        metadata=declared(NON_NEGATIVE, "nats", "sampling error of the test set, not fitted"),
     )
     seed: int | None = field(
         default=None, metadata=declared(WHOLE, "", "seed of the run, told apart in replicates")
