@@ -13,13 +13,12 @@ from planned import METHODS, TARGETS, UNCONVERGED, candidate_pool, ladder_fit
 
 from tunecast.analysis.cli import main
 from tunecast.analysis.plan import plan_figure
-from tunecast.models.design import PlannableFit
-from tunecast.models.fits import Fit
+from tunecast.models.fits.fit import Fit
 from tunecast.models.planning import Plan, plan
 
 
 @pytest.fixture(scope="module")
-def fit(believed: Callable[..., Fit]) -> PlannableFit:
+def fit(believed: Callable[..., Fit]) -> Fit:
     return ladder_fit(believed)
 
 
@@ -29,7 +28,7 @@ def pool() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def answer(fit: PlannableFit, pool: pd.DataFrame) -> Plan:
+def answer(fit: Fit, pool: pd.DataFrame) -> Plan:
     return plan(fit, pool, targets=TARGETS, budget=1e11, runs=5)
 
 
@@ -37,7 +36,7 @@ def answer(fit: PlannableFit, pool: pd.DataFrame) -> Plan:
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, fit: PlannableFit, pool: pd.DataFrame) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory, fit: Fit, pool: pd.DataFrame) -> Path:
     folder = tmp_path_factory.mktemp("plan")
     fit.save(folder / "fit.nc")
     pool.to_csv(folder / "pool.csv", index=False)
@@ -129,7 +128,7 @@ def test_planning_loads_neither_pymc_nor_torch(saved: Path) -> None:
 # ------------------------------------------------------------------ pictures
 
 
-def test_a_picture_shows_every_method_and_rank(fit: PlannableFit, answer: Plan) -> None:
+def test_a_picture_shows_every_method_and_rank(fit: Fit, answer: Plan) -> None:
     figure = plan_figure(fit, answer)
     titles = [ax.get_title() for ax in figure.axes]
     assert [t for t in titles if t] == METHODS
@@ -140,7 +139,7 @@ def test_a_picture_shows_every_method_and_rank(fit: PlannableFit, answer: Plan) 
     assert len(np.concatenate(dots)) == len(answer.candidates)
 
 
-def test_an_unconverged_picture_is_stamped(fit: PlannableFit, answer: Plan) -> None:
+def test_an_unconverged_picture_is_stamped(fit: Fit, answer: Plan) -> None:
     bad = replace(fit, diagnostics=UNCONVERGED)
     words = [t.get_text() for ax in plan_figure(bad, answer).axes for t in ax.texts]
     assert "NOT CONVERGED" in words
