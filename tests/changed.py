@@ -16,7 +16,7 @@ def with_values(fit: Fit, **changes: np.ndarray) -> Fit:
     replayed.values = {**replayed.values, **changes}
     changed = replace(posterior)
     changed.__dict__["replayed"] = replayed
-    return replace(fit, posteriors=(changed,), _predictors={})
+    return replace(fit, posteriors=(changed,))
 
 
 def lowered(fit: Fit, method: str, by: float = 20.0) -> Fit:

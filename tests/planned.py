@@ -6,10 +6,9 @@ from dataclasses import replace
 import pandas as pd
 from conftest import INFO, SMALL
 
-from tunecast.models.design import PlannableFit, plannable
-from tunecast.models.fits import Diagnostics, Fit
-from tunecast.models.priors import WEAK, PriorTable
-from tunecast.models.questions import targets_grid
+from tunecast.models.fits.fit import Fit
+from tunecast.models.hierarchy.priors import WEAK, Priors
+from tunecast.models.inference.diagnostics import Diagnostics
 from tunecast.models.runs import read_runs
 
 TASK = "debian-en-de"
@@ -17,17 +16,22 @@ METHODS = ["fmt", "lora", "prompt"]
 TARGETS = pd.DataFrame({"task": [TASK], "model_size": [4e6], "finetune_examples": [6e3]})
 UNCONVERGED = Diagnostics(1.2, 9.0, 9.0, 0, 1.0, 200)
 
+# Where checkpoints differ by far more than all else: their effects decide.
+SHAKY: Priors = {
+    **WEAK,
+    "base_model": replace(WEAK["base_model"], location=2.0, scale=0.1),
+    "log_loss_ref": replace(WEAK["log_loss_ref"], scale=0.1),
+}
 
-def ladder_fit(
-    believed: Callable[..., Fit], size: int = 400, priors: PriorTable = WEAK
-) -> PlannableFit:
+
+def ladder_fit(believed: Callable[..., Fit], size: int = 400, priors: Priors = WEAK) -> Fit:
     """The small ladder with draws of the prior in the place of a posterior."""
     fit = believed(read_runs(SMALL), size=size, priors=priors)
-    return plannable(replace(fit, info=INFO))
+    return replace(fit, info=INFO)
 
 
 def candidate_pool() -> pd.DataFrame:
     """Runs of each method on two sizes not seen yet, the second that of the target."""
-    return targets_grid(
-        [TASK], METHODS, model_size=[2e6, 4e6], finetune_examples=[200.0, 1000.0, 5000.0]
-    )
+    axes = {"model_size": [2e6, 4e6], "finetune_examples": [200.0, 1000.0, 5000.0]}
+    grid = pd.MultiIndex.from_product([[TASK], METHODS, *axes.values()])
+    return grid.to_frame(index=False, name=["task", "method", *axes])

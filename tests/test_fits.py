@@ -1,11 +1,7 @@
-"""One real fit, sampled once: what it keeps, what it says when chains disagree, and its file."""
+"""A fit: what it says of itself, what it refuses, and that it answers by its own methods."""
 
-import errno
-import json
-import sys
 from dataclasses import replace
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,71 +9,32 @@ import pandas as pd
 import pytest
 from conftest import SMALL
 
-from tunecast.models import inference, load_fit
+from tunecast.models import inference
 from tunecast.models.errors import TunecastError
-from tunecast.models.fits import Diagnostics, Fit, UnconvergedError
-from tunecast.models.inference import diagnose, fit, question_of, worst
-from tunecast.models.layout import lay_out
-from tunecast.models.priors import WEAK, get_priors
-from tunecast.models.runs import digest, read_runs
+from tunecast.models.fits.fit import Fit, UnconvergedError, fit
+from tunecast.models.laws import LAWS
+from tunecast.models.questions.compare import compare
+from tunecast.models.questions.crossover import crossover
+from tunecast.models.questions.forecast import forecast
+from tunecast.models.runs import digest
 
 QUICK: dict[str, Any] = {"chains": 2, "retry": False, "progress": False}
+SHORT: dict[str, Any] = {**QUICK, "draws": 10, "tune": 20, "allow_unconverged": True}
 
 
-@pytest.fixture(scope="session")
-def runs() -> pd.DataFrame:
-    return read_runs(SMALL, columns=["model_size", "finetune_examples"])
+# ------------------------------------------------------------------ what it says of itself
 
 
-@pytest.fixture(scope="session")
-def sampled() -> Fit:
-    return fit(SMALL, draws=300, tune=400, seed=3, allow_unconverged=True, **QUICK)
-
-
-@pytest.fixture
-def saved(sampled: Fit, tmp_path: Path) -> Path:
-    sampled.save(tmp_path / "fit.nc")
-    return tmp_path / "fit.nc"
-
-
-def asked(runs: pd.DataFrame) -> pd.DataFrame:
-    """Known runs, and a new method on an unseen base model far beyond the data."""
-    known = runs.iloc[::7][["task", "method", "base_model", "finetune_examples"]]
-    new = known.assign(method="new", base_model="", model_size=5e6, finetune_examples=1e6)
-    return pd.concat([known, new], ignore_index=True)
-
-
-# ------------------------------------------------------------------ sampling
-
-
-def test_the_posterior_describes_the_runs(sampled: Fit, runs: pd.DataFrame) -> None:
-    """Residuals of log loss are of the size of the noise; the control, shuffled losses, are not."""
-    belief = sampled.members[0].belief
-    middle = np.median(belief.mean, axis=0)
-    residual = np.sqrt(np.mean((np.log(runs["loss"]) - middle) ** 2))
-    usual = np.median(belief.noise)
-    assert 0.2 * usual < residual < 5 * usual
-    shuffled = np.log(runs["loss"].to_numpy())[::-1]
-    assert np.sqrt(np.mean((shuffled - middle) ** 2)) > 20 * residual
-    # The data moved the global level away from its prior N(0.7, 1).
-    assert belief.cell["level"].std() < 0.5
-
-
-def test_every_unknown_is_kept_once_for_each_draw(sampled: Fit) -> None:
-    posterior = sampled.members[0].posterior
-    assert {len(v) for v in posterior.values()} == {600}
-    assert posterior["curve_mean"].shape == (600, 9)
-    assert all(np.isfinite(v).all() for v in posterior.values())
-    assert sampled.diagnostics.draws == 600
-
-
-def test_the_fit_says_where_it_comes_from(sampled: Fit, runs: pd.DataFrame) -> None:
+def test_the_fit_says_where_it_comes_from(sampled: Fit, ladder: pd.DataFrame) -> None:
     info = sampled.info
     assert (info["law"], info["seed"], info["draws"], info["chains"]) == ("rectified", 3, 300, 2)
-    assert info["digest"] == digest(runs)
-    assert info["counts"]["used"] == len(runs) and info["counts"]["zero_shot"] == 0
+    assert info["digest"] == digest(ladder)
+    assert info["counts"]["used"] == len(ladder) and info["counts"]["zero_shot"] == 0
     assert info["weights"] == {"rectified": 1.0} and not info["simulated"]
     assert info["versions"]["tunecast"] == metadata.version("tunecast")
+    assert info["versions"]["nutpie"] == metadata.version("nutpie")
+    assert sampled.laws == ("rectified",)
+    assert sampled.spec.cell == ("task", "method") and sampled.spec.factors == ("model_size",)
 
 
 def test_summary_is_in_the_papers_spelling(sampled: Fit) -> None:
@@ -87,82 +44,135 @@ def test_summary_is_in_the_papers_spelling(sampled: Fit) -> None:
     }  # fmt: skip
     assert len(table) == 3 * 7
     assert (table["q05"] <= table["q50"]).all() and (table["q50"] <= table["q95"]).all()
+    # Each number is a quantile of the cell's draws.
+    (posterior,) = sampled.posteriors
+    for k, (_, method) in enumerate(posterior.table.cells):
+        row = table[(table["method"] == method) & (table["parameter"] == "beta")].iloc[0]
+        own = np.quantile(posterior.values["beta"][:, k], [0.05, 0.5, 0.95])
+        np.testing.assert_array_equal(row[["q05", "q50", "q95"]].to_numpy(float), own)
+    units = table.set_index("parameter")["unit"]
+    assert set(units["E"]) == {"nats per target token"} and set(units["beta"]) == {""}
+
+
+def test_parameters_of_cells_are_those_of_the_summary(sampled: Fit) -> None:
+    found = sampled.cell_parameters()
+    assert list(found) == list(sampled.posteriors[0].table.cells)
+    table = sampled.summary().set_index(["method", "parameter"])
+    for (_, method), parameters in found.items():
+        for name, draws in parameters.items():
+            assert np.median(draws) == table.loc[(method, name), "q50"]
+
+
+def test_a_fit_is_shown_in_a_few_lines(sampled: Fit) -> None:
+    text = repr(sampled)
+    assert len(text.splitlines()) <= 3 and len(text) < 400
+    assert "49 runs: law rectified; 9 curves in 3 cells by task, method" in text
+    assert "DID NOT CONVERGE" in text and "600 draws" in text
+    good = replace(sampled.diagnostics, rhat_max=1.001, ess_bulk_min=900.0, ess_tail_min=800.0)
+    text = repr(replace(sampled, diagnostics=good))
+    assert "converged: 600 draws, R-hat at most 1.001, ESS at least 800" in text
+    assert "DID NOT" not in text
+
+
+def test_a_notebook_shows_the_parameters_and_runs_nothing(
+    sampled: Fit, ladder: pd.DataFrame, believed: Any
+) -> None:
+    page = sampled._repr_html_()
+    assert page.count("<tr") == 1 + 3 * 7 and "DID NOT CONVERGE" in page
+    ladder["method"] = ladder["method"].replace("lora", "<script>alert(1)</script>")
+    ladder["<b>"] = ladder["method"]
+    page = believed(ladder, size=20, cell=("task", "<b>"))._repr_html_()
+    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert "<b>," not in page and "&lt;b&gt;" in page
+
+
+def test_a_fit_of_several_laws_shows_their_weights(sampled: Fit, believed: Any) -> None:
+    power = believed(sampled.runs, law="power").posteriors[0]
+    both = (replace(sampled.posteriors[0], weight=0.7), replace(power, weight=0.3))
+    several = replace(sampled, posteriors=both)
+    assert "law rectified 0.70, power 0.30" in repr(several)
+    assert several.laws == ("rectified", "power")
+    assert several.widest.law == "rectified"
+    assert set(several.summary()["law"]) == {"rectified", "power"}
+    with pytest.raises(ValueError, match="too many values"):
+        several.cell_parameters()
+
+
+# ------------------------------------------------------------------ fewer draws
+
+
+def test_a_thinned_fit_has_some_of_its_draws(sampled: Fit, ladder: pd.DataFrame) -> None:
+    """Spread over both chains; of each law; and its answers are about the same."""
+    few = sampled.thinned(100)
+    kept, every = (f.posteriors[0].values["log_beta"][:, 0] for f in (few, sampled))
+    assert len(kept) == 100 and set(kept) < set(every)
+    at = np.flatnonzero(np.isin(every, kept))
+    assert at.min() == 0 and at.max() == 599 and (at < 300).sum() == pytest.approx(50, abs=1)
+    ours, theirs = few.draws(ladder).expected, sampled.draws(ladder).expected
+    assert ours.shape == (100, len(ladder))
+    middle = np.median(theirs, axis=0)
+    assert (np.abs(np.median(ours, axis=0) - middle) < theirs.std(axis=0)).all()
+    # No more than there are: the same draws, their chains told apart.
+    whole = sampled.thinned(600)
+    assert whole.posteriors[0].chains == (2, 300)
+    np.testing.assert_array_equal(whole.draws(ladder).loss, sampled.draws(ladder).loss)
+
+
+def test_a_changed_copy_forgets_what_was_made_of_the_fit(
+    sampled: Fit, ladder: pd.DataFrame, believed: Any
+) -> None:
+    """Answers are kept by seed, and belong to the draws that they were made of."""
+    before = sampled.draws(ladder).expected
+    assert len(before) == 600
+    assert len(sampled.thinned(50).draws(ladder).expected) == 50
+    other = believed(ladder, size=600)
+    changed = replace(sampled, posteriors=other.posteriors).draws(ladder, seed=1)
+    np.testing.assert_array_equal(changed.expected, other.draws(ladder, seed=1).expected)
+    np.testing.assert_array_equal(sampled.draws(ladder).expected, before)
+
+
+# ------------------------------------------------------------------ its answers
+
+
+def test_methods_of_a_fit_answer_as_the_functions_do(sampled: Fit, ladder: pd.DataFrame) -> None:
+    targets = ladder.iloc[[0, 20]].drop(columns="loss")
+    place: dict[str, Any] = {"base_model": "ladder-0.4m", "points": 20}
+    for method, function in (
+        (sampled.forecast(targets, seed=5), forecast(sampled, targets, seed=5)),
+        (
+            sampled.compare(targets, methods=["fmt", "lora"], seed=5),
+            compare(sampled, targets, methods=["fmt", "lora"], seed=5),
+        ),
+        (
+            sampled.crossover("fmt", "lora", seed=5, **place),
+            crossover(sampled, "fmt", "lora", seed=5, **place),
+        ),
+    ):
+        pd.testing.assert_frame_equal(method, function)
 
 
 def test_a_fit_that_did_not_converge_is_an_error_unless_allowed() -> None:
     with pytest.raises(UnconvergedError, match=r"not converge: .*ESS .* is below 400") as caught:
         fit(SMALL, draws=10, tune=20, **QUICK)
+    assert isinstance(caught.value, TunecastError)
     result = caught.value.fit
     assert not result.diagnostics.converged
-    allowed = fit(SMALL, draws=10, tune=20, allow_unconverged=True, **QUICK)
+    allowed = fit(SMALL, **SHORT)
     assert allowed.diagnostics == result.diagnostics  # the seed decides everything
     assert not allowed.forecast(allowed.runs.head(1))["converged"].any()
 
 
-def test_zero_shot_and_failed_runs_stay_out(runs: pd.DataFrame) -> None:
-    extra = runs.head(2).assign(run_id=["zero", "failed"], status=["done", "failed"])
+# ------------------------------------------------------------------ what is fitted
+
+
+def test_zero_shot_and_failed_runs_stay_out(ladder: pd.DataFrame) -> None:
+    extra = ladder.head(2).assign(run_id=["zero", "failed"], status=["done", "failed"])
     extra["finetune_examples"] = [0.0, 600.0]
-    table = pd.concat([runs, extra], ignore_index=True)
-    got = fit(table, draws=10, tune=20, allow_unconverged=True, **QUICK)
-    assert got.info["counts"]["used"] == len(runs) and got.info["counts"]["zero_shot"] == 1
+    table = pd.concat([ladder, extra], ignore_index=True)
+    got = fit(table, **SHORT)
+    assert got.info["counts"]["used"] == len(ladder) and got.info["counts"]["zero_shot"] == 1
     assert got.info["counts"]["failed"] == 1
-    assert list(got.runs["run_id"]) == list(runs["run_id"])
-
-
-def test_sampling_ends_at_the_first_look_that_finds_it_converged(
-    runs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same draws as without looking, so many of them; and all where no look finds it so."""
-    table = runs[runs["method"] == "fmt"]
-    model = inference._model(lay_out(table, question_of(table, law="power")), WEAK)
-    settings: dict[str, Any] = {"tune": 100, "chains": 2, "seed": 1, "target_accept": 0.8}
-    draws = 240
-    every, _ = inference._sample_once(model, draws, settings, False, may_stop=False)
-    calm, still = np.zeros((2, draws), bool), np.random.default_rng(1).standard_normal((2, draws))
-    looks = [round(draws * share) for share in inference.LOOKS]
-    assert looks == sorted({*looks} - {0, draws})
-    ess = []
-    for look in (*looks, draws):
-        first = {name: value[:, :look] for name, value in every.items()}
-        found = diagnose(first, calm[:, :look], still[:, :look])
-        ess.append(min(found.ess_bulk_min, found.ess_tail_min))
-    for name, limit in (("RHAT", 9.0), ("DIVERGENCE", 1.0), ("BFMI", 0.0)):
-        monkeypatch.setattr(inference, f"{name}_LIMIT", limit)
-    for limit in (0.0, (ess[0] + max(ess)) / 2, 2 * max(ess)):
-        monkeypatch.setattr(inference, "ESS_LIMIT", limit)
-        passed = (look for look, value in zip(looks, ess, strict=False) if value >= limit)
-        expected = next(passed, draws)
-        got, found = inference._sample_once(model, draws, settings, False, may_stop=True)
-        assert found.draws == 2 * expected
-        assert all(np.array_equal(got[name], every[name][:, :expected]) for name in every)
-
-
-def test_without_nutpie_pymc_samples(runs: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where nutpie was never installed: neither a module nor a version of it."""
-    import pymc as pm
-    import pytensor
-
-    known = metadata.version
-
-    def version(name: str) -> str:
-        if name == "nutpie":
-            raise metadata.PackageNotFoundError(name)
-        return known(name)
-
-    sample = pm.sample
-    monkeypatch.setitem(sys.modules, "nutpie", None)
-    monkeypatch.setattr(inference, "version", version)
-    # Short trajectories: what is asked here is the way through, not the draws.
-    quick = {"cores": 1, "nuts": {"max_treedepth": 3}}
-    monkeypatch.setattr(pm, "sample", lambda **options: sample(**options, **quick))
-    with pytensor.config.change_flags(mode="FAST_COMPILE"):
-        got = fit(
-            runs[runs["method"] == "fmt"], law="power", draws=10, tune=10, allow_unconverged=True,
-            **QUICK,
-        )  # fmt: skip
-    assert got.info["versions"]["nutpie"] == "missing"
-    assert got.members[0].posterior["curve_mean"].shape == (20, 3)
-    assert np.isfinite(got.draws(asked(runs)).loss).all()
+    assert list(got.runs["run_id"]) == list(ladder["run_id"])
 
 
 @pytest.mark.parametrize(
@@ -174,167 +184,29 @@ def test_without_nutpie_pymc_samples(runs: pd.DataFrame, monkeypatch: pytest.Mon
         ({"law": "magic"}, "unknown law 'magic': expected one of power, "),
         ({"priors": "magic"}, "unknown priors 'magic'"),
         ({"factors": ["mood"]}, "mood"),
+        ({"law": "auto", "model": object()}, "law 'auto' fits several laws: a model of your own"),
     ],
 )
-def test_options_at_fault_are_refused_before_sampling(options: Any, match: str) -> None:
+def test_options_at_fault_are_refused_before_sampling(
+    options: Any, match: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*given: Any, **named: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(inference.sampling, "sample_compiled", never)
     with pytest.raises(ValueError, match=match):
         fit(SMALL, **options)
 
 
-# ------------------------------------------------------------------ diagnostics
-
-
-def chains(n: int = 4, draws: int = 1000) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    values = {"a": rng.standard_normal((n, draws)), "b": rng.standard_normal((n, draws, 3))}
-    return values, np.zeros((n, draws), bool), rng.standard_normal((n, draws))
-
-
-def test_independent_draws_pass() -> None:
-    found = diagnose(*chains())
-    assert found.converged and found.reasons == ()
-    assert found.draws == 4000
-
-
-@pytest.mark.parametrize("fault", ["shifted", "slow", "stuck", "diverging", "energy", "nan"])
-def test_planted_faults_are_named(fault: str) -> None:
-    values, diverging, energy = chains()
-    expected = {"shifted": "R-hat", "slow": "bulk ESS", "stuck": "R-hat", "diverging": "diverged"}
-    if fault == "shifted":
-        values["b"][2, :, 1] += 0.5
-    elif fault == "slow":
-        values["b"][..., 1] = np.cumsum(values["b"][..., 1], axis=1)
-    elif fault == "stuck":
-        values["a"][0] = values["a"][0, 0]
-    elif fault == "diverging":
-        diverging[1, :5] = True
-    elif fault == "energy":
-        energy = np.cumsum(energy, axis=1)
-    else:
-        values["a"][:] = np.nan
-    found = diagnose(values, diverging, energy)
-    assert not found.converged
-    wanted = {"energy": "BFMI", "nan": "R-hat nan", **expected}[fault]
-    assert any(wanted in reason for reason in found.reasons)
-    if fault in ("diverging", "energy"):
-        assert len(found.reasons) == 1
-
-
-def test_a_few_divergences_in_many_draws_are_no_reason() -> None:
-    values, diverging, energy = chains()
-    diverging[0, :4] = True
-    assert diagnose(values, diverging, energy).converged
-
-
-def test_the_worst_of_several_fits_fails_if_one_does() -> None:
-    good = Diagnostics(1.0, 1000, 900, 0, 0.9, 4000)
-    bad = replace(good, rhat_max=1.2, bfmi_min=0.1)
-    assert worst([good, bad]).reasons == worst([bad, good]).reasons == bad.reasons
-    assert len(bad.reasons) == 2 and worst([good, good]).converged
-    assert worst([good, bad]).draws == 8000
-
-
-# ------------------------------------------------------------------ the file
-
-
-def test_forecasts_of_a_loaded_fit_are_equal_byte_for_byte(
-    sampled: Fit, saved: Path, runs: pd.DataFrame
-) -> None:
-    again = load_fit(saved)
-    targets = asked(runs)
-    pd.testing.assert_frame_equal(
-        again.forecast(targets), sampled.forecast(targets), check_exact=True
-    )
-    ours, theirs = sampled.draws(targets), again.draws(targets)
-    assert ours.loss.tobytes() == theirs.loss.tobytes()
-    assert ours.expected.tobytes() == theirs.expected.tobytes()
-    pd.testing.assert_frame_equal(again.summary(), sampled.summary(), check_exact=True)
-
-
-def test_the_file_carries_all_that_was_asked(sampled: Fit, saved: Path) -> None:
-    import h5netcdf
-
-    with h5netcdf.File(saved, "r") as file:
-        head = json.loads(file.attrs["tunecast"])
-    assert head["info"] == json.loads(json.dumps(sampled.info))
-    assert head["members"][0]["question"]["law"] == "rectified"
-    assert {"digest", "seed", "versions", "counts"} <= set(head["info"])
-    assert head["members"][0]["priors"]["rate"]["location"] == WEAK["rate"].location
-    again = load_fit(saved)
-    assert again.diagnostics == sampled.diagnostics
-    assert again.question == sampled.question and again.members[0].weight == 1
-    assert list(again.runs.columns) == list(sampled.runs.columns)
-    # alpha has no scatter: NaN in the table, and NaN after the file.
-    for name, row in again.members[0].priors.items():
-        np.testing.assert_array_equal(
-            [row.location, row.scale, row.effect, row.scatter],
-            [getattr(WEAK[name], k) for k in ("location", "scale", "effect", "scatter")],
-        )
-
-
-def test_other_priors_and_numeric_labels_survive_the_file(
-    ladder: pd.DataFrame, believed: Any, tmp_path: Path
-) -> None:
-    """A cell by a column of whole numbers: 7 must not come back as 7.0."""
-    ladder["group"] = np.where(ladder["method"] == "prompt", 7, 8)
-    table = get_priors("zhang2024")
-    made = believed(ladder, law="power", priors=table, size=20, cell=("task", "group"))
-    made.save(tmp_path / "fit.nc")
-    again = load_fit(tmp_path / "fit.nc")
-    assert again.members[0].layout.cells == made.members[0].layout.cells
-    assert again.members[0].priors["rate"] == table["rate"]
-    np.testing.assert_array_equal(again.draws(ladder).loss, made.draws(ladder).loss)
-
-
-def test_what_is_no_whole_fit_file_is_one_sentence(saved: Path, tmp_path: Path) -> None:
-    whole = saved.read_bytes()
-    for size in (0, 100, len(whole) // 2, len(whole) - 500):
-        broken = tmp_path / "broken.nc"
-        broken.write_bytes(whole[:size])
-        with pytest.raises(
-            TunecastError, match=r"broken\.nc' is not a whole fit file: ."
-        ) as caught:
-            load_fit(broken)
-        assert "\n" not in str(caught.value)
-    text = tmp_path / "runs.csv"
-    text.write_text("run_id,loss\na,1\n")
-    with pytest.raises(TunecastError, match=r"runs\.csv' is not a whole fit file"):
-        load_fit(text)
-    with pytest.raises(TunecastError, match=r"there is no fit file .*missing"):
-        load_fit(tmp_path / "missing.nc")
-    with pytest.raises(TunecastError, match="there is no fit file"):
-        load_fit(tmp_path)
-
-
-def test_another_netcdf_file_is_not_a_fit(tmp_path: Path) -> None:
-    import xarray as xr
-
-    xr.Dataset({"x": ("d", np.arange(3.0))}).to_netcdf(tmp_path / "x.nc", engine="h5netcdf")
-    with pytest.raises(TunecastError, match=r"x\.nc' is not a tunecast fit file"):
-        load_fit(tmp_path / "x.nc")
-
-
-def test_a_file_of_another_format_asks_for_a_new_fit(
-    sampled: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tunecast.models.fits.FORMAT", 99)
-    sampled.save(tmp_path / "fit.nc")
-    monkeypatch.undo()
-    with pytest.raises(TunecastError, match="has fit format 99, this version reads 5: fit again"):
-        load_fit(tmp_path / "fit.nc")
-
-
-def test_a_full_disk_keeps_the_old_file(
-    sampled: Fit, saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = saved.read_bytes()
-
-    def full(self: Fit, path: Path) -> None:
-        path.write_bytes(before[:1000])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Fit, "_write", full)
-    with pytest.raises(OSError, match="No space left"):
-        sampled.save(saved)
-    assert saved.read_bytes() == before
-    assert [p.name for p in saved.parent.iterdir()] == ["fit.nc"]
+def test_auto_fits_the_laws_and_says_how_it_weighs_them(ladder: pd.DataFrame) -> None:
+    """For real, with chains of a few draws: the way through, and not how good the weights are."""
+    few = ladder[ladder["method"] == "fmt"].reset_index(drop=True)
+    got = fit(few, law="auto", **SHORT)
+    assert got.info["law"] == "auto" and got.info["weights"].keys() <= LAWS.keys()
+    assert sum(got.info["weights"].values()) == pytest.approx(1)
+    assert list(got.info["leave_future_out"]) == list(LAWS)
+    assert got.laws == tuple(got.info["weights"])
+    assert all(p.statistics["diverging"].shape == (2, 10) for p in got.posteriors)
+    draws = got.draws(few)
+    assert np.isfinite(draws.loss).all()
+    assert len(draws.loss) == pytest.approx(20, abs=len(got.laws))

@@ -7,28 +7,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from planned import METHODS, TARGETS, TASK, UNCONVERGED, candidate_pool, ladder_fit
+from changed import lowered
+from planned import METHODS, SHAKY, TARGETS, UNCONVERGED, candidate_pool, ladder_fit
 
-from tunecast.models.design import PlannableFit
 from tunecast.models.errors import TunecastError
-from tunecast.models.fits import Fit
+from tunecast.models.fits.fit import Fit
 from tunecast.models.planning import NothingToTell, Plan, plan
 from tunecast.models.planning.batch import MIN_GAIN
 from tunecast.models.planning.candidates import complete_candidates, same_runs
-from tunecast.models.priors import WEAK
 
 
 @pytest.fixture(scope="module")
-def fit(believed: Callable[..., Fit]) -> PlannableFit:
+def fit(believed: Callable[..., Fit]) -> Fit:
     return ladder_fit(believed)
 
 
 @pytest.fixture(scope="module")
-def shaky(believed: Callable[..., Fit]) -> PlannableFit:
-    """Where checkpoints differ by far more than all else: their effects decide."""
-    priors = {**WEAK, "base_effect": replace(WEAK["base_effect"], location=2.0, scale=0.1)}
-    priors["level"] = replace(WEAK["level"], scale=0.1)
-    return ladder_fit(believed, priors=priors)
+def shaky(believed: Callable[..., Fit]) -> Fit:
+    return ladder_fit(believed, priors=SHAKY)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +33,7 @@ def pool() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def answer(fit: PlannableFit, pool: pd.DataFrame) -> Plan:
+def answer(fit: Fit, pool: pd.DataFrame) -> Plan:
     return plan(fit, pool, targets=TARGETS, budget=1e11, runs=5)
 
 
@@ -79,14 +75,12 @@ def test_what_a_plan_brings(answer: Plan) -> None:
     np.testing.assert_allclose(outlook["width_after"].mean(), runs["width_after"].iloc[-1])
 
 
-def test_the_same_seed_gives_the_same_plan(
-    fit: PlannableFit, pool: pd.DataFrame, answer: Plan
-) -> None:
+def test_the_same_seed_gives_the_same_plan(fit: Fit, pool: pd.DataFrame, answer: Plan) -> None:
     again = fit.plan(pool, targets=TARGETS, budget=1e11, runs=5)
     pd.testing.assert_frame_equal(again.runs, answer.runs)
 
 
-def test_runs_on_the_targets_checkpoint_tell_most(shaky: PlannableFit, pool: pd.DataFrame) -> None:
+def test_runs_on_the_targets_checkpoint_tell_most(shaky: Fit, pool: pd.DataFrame) -> None:
     """4e6 parameters without a name are the target's own checkpoint; 2e6 are another one."""
     found = plan(shaky, pool, goal="forecast", targets=TARGETS, runs=3)
     mean = found.candidates.groupby("model_size")["gain"].mean()
@@ -98,7 +92,7 @@ def test_runs_on_the_targets_checkpoint_tell_most(shaky: PlannableFit, pool: pd.
     assert found.runs["gain"].iloc[1] < 0.5 * alone
 
 
-def test_forecast_and_parameters(fit: PlannableFit, pool: pd.DataFrame) -> None:
+def test_forecast_and_parameters(fit: Fit, pool: pd.DataFrame) -> None:
     target = TARGETS.assign(method="lora")
     forecast = plan(fit, pool, goal="forecast", targets=target, runs=2)
     assert forecast.runs["method"].iloc[0] == "lora"
@@ -112,9 +106,7 @@ def test_forecast_and_parameters(fit: PlannableFit, pool: pd.DataFrame) -> None:
     assert lora.runs["method"].iloc[0] == "lora"
 
 
-def test_a_run_listed_twice_is_bought_once(
-    fit: PlannableFit, pool: pd.DataFrame, answer: Plan
-) -> None:
+def test_a_run_listed_twice_is_bought_once(fit: Fit, pool: pd.DataFrame, answer: Plan) -> None:
     double = pd.concat([pool, pool], ignore_index=True)
     again = plan(fit, double, targets=TARGETS, budget=1e11, runs=5)
     keys = ["method", "model_size", "finetune_examples"]
@@ -124,7 +116,7 @@ def test_a_run_listed_twice_is_bought_once(
     )
     # Control: with seeds they are replicates, and these may both be bought.
     seeds = double.assign(seed=np.repeat([0, 1], len(pool)))
-    columns = fit.question
+    columns = fit.spec
     assert len(set(same_runs(columns, complete_candidates(fit, seeds)))) == len(double)
     assert len(set(same_runs(columns, complete_candidates(fit, double)))) == len(pool)
 
@@ -132,7 +124,7 @@ def test_a_run_listed_twice_is_bought_once(
 # ------------------------------------------------------------------ budgets
 
 
-def test_a_budget_is_kept(fit: PlannableFit, pool: pd.DataFrame) -> None:
+def test_a_budget_is_kept(fit: Fit, pool: pd.DataFrame) -> None:
     priced = pool.assign(cost=np.where(pool["method"] == "fmt", 10.0, 3.0))
     bought = plan(fit, priced, targets=TARGETS, budget=7.0)
     assert bought.runs["cumulative_cost"].iloc[-1] <= 7
@@ -178,7 +170,7 @@ def test_a_budget_is_used_up(believed: Callable[..., Fit], pool: pd.DataFrame) -
     ],
 )
 def test_what_cannot_be_planned_is_refused(
-    fit: PlannableFit,
+    fit: Fit,
     pool: pd.DataFrame,
     change: dict[str, Any],
     options: dict[str, Any],
@@ -190,21 +182,17 @@ def test_what_cannot_be_planned_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_parameters_of_a_cell_without_runs_are_refused(
-    fit: PlannableFit, pool: pd.DataFrame
-) -> None:
+def test_parameters_of_a_cell_without_runs_are_refused(fit: Fit, pool: pd.DataFrame) -> None:
     with pytest.raises(TunecastError, match="no runs of other / fmt, so no parameters"):
         plan(fit, pool, goal="parameters", targets=TARGETS.assign(task="other", method="fmt"))
 
 
-def test_no_candidates_are_refused(fit: PlannableFit, pool: pd.DataFrame) -> None:
+def test_no_candidates_are_refused(fit: Fit, pool: pd.DataFrame) -> None:
     with pytest.raises(TunecastError, match="there are no candidates"):
         plan(fit, pool.iloc[:0], targets=TARGETS)
 
 
-def test_an_unconverged_fit_is_refused_unless_allowed(
-    fit: PlannableFit, pool: pd.DataFrame
-) -> None:
+def test_an_unconverged_fit_is_refused_unless_allowed(fit: Fit, pool: pd.DataFrame) -> None:
     bad = replace(fit, diagnostics=UNCONVERGED)
     with pytest.raises(TunecastError, match=r"did not converge \(R-hat 1.200 is above 1.01"):
         plan(bad, pool, targets=TARGETS)
@@ -212,28 +200,16 @@ def test_an_unconverged_fit_is_refused_unless_allowed(
     assert not marked.runs["converged"].any()
 
 
-def favouring(fit: PlannableFit, by: float) -> PlannableFit:
-    """The fit with the loss of full fine-tuning lower by a factor of e^by in every draw."""
-    member = fit.members[0]
-    cell = {name: values.copy() for name, values in member.belief.cell.items()}
-    cell["level"][:, member.layout.cells.index((TASK, "fmt"))] -= by
-    sure = replace(member)
-    sure.__dict__["belief"] = replace(member.belief, cell=cell)
-    return replace(fit, members=(sure,))
-
-
-def test_candidates_that_tell_nothing_are_refused(fit: PlannableFit, pool: pd.DataFrame) -> None:
+def test_candidates_that_tell_nothing_are_refused(fit: Fit, pool: pd.DataFrame) -> None:
     """Full fine-tuning wins in every draw, so nothing is left to learn."""
     told = "none of the 18 candidates tells anything about the goal"
     with pytest.raises(NothingToTell, match=told):
-        plan(favouring(fit, 20.0), pool, targets=TARGETS)
+        plan(lowered(fit, "fmt", 20.0), pool, targets=TARGETS)
 
 
-def test_runs_that_alone_change_no_verdict_are_not_refused(
-    fit: PlannableFit, pool: pd.DataFrame
-) -> None:
+def test_runs_that_alone_change_no_verdict_are_not_refused(fit: Fit, pool: pd.DataFrame) -> None:
     """Full fine-tuning wins in nearly every draw, but they tell of the differences."""
-    sure = favouring(fit, 2.0)
+    sure = lowered(fit, "fmt", 2.0)
     alone = plan(sure, pool, targets=TARGETS, check=False).candidates["gain"].to_numpy()
     weak = pool[alone < MIN_GAIN]
     found = plan(sure, weak, targets=TARGETS, check=False)

@@ -6,28 +6,23 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from planned import TARGETS, candidate_pool, ladder_fit
+from planned import SHAKY, TARGETS, candidate_pool, ladder_fit
 
-from tunecast.models.design import PlannableFit
-from tunecast.models.fits import Fit
+from tunecast.models.fits.fit import Fit
 from tunecast.models.planning.candidates import complete_candidates, complete_targets
 from tunecast.models.planning.costs import candidate_costs
 from tunecast.models.planning.goals import cell_parameter_draws
 from tunecast.models.planning.outcomes import joint_predictive_draws
-from tunecast.models.priors import WEAK
 
 
 @pytest.fixture(scope="module")
-def fit(believed: Callable[..., Fit]) -> PlannableFit:
+def fit(believed: Callable[..., Fit]) -> Fit:
     return ladder_fit(believed)
 
 
 @pytest.fixture(scope="module")
-def shaky(believed: Callable[..., Fit]) -> PlannableFit:
-    """Where checkpoints differ by far more than all else: their effects decide."""
-    priors = {**WEAK, "base_effect": replace(WEAK["base_effect"], location=2.0, scale=0.1)}
-    priors["level"] = replace(WEAK["level"], scale=0.1)
-    return ladder_fit(believed, priors=priors)
+def shaky(believed: Callable[..., Fit]) -> Fit:
+    return ladder_fit(believed, priors=SHAKY)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +30,7 @@ def pool() -> pd.DataFrame:
     return candidate_pool()
 
 
-def test_base_models_are_shared_by_name(shaky: PlannableFit, pool: pd.DataFrame) -> None:
+def test_base_models_are_shared_by_name(shaky: Fit, pool: pd.DataFrame) -> None:
     """The effect of a checkpoint correlates its runs, and those of two checkpoints less."""
     rows = pd.DataFrame(
         {
@@ -54,7 +49,7 @@ def test_base_models_are_shared_by_name(shaky: PlannableFit, pool: pd.DataFrame)
     assert set(targets["base_model"]) < set(unnamed["base_model"])
 
 
-def test_replicates_cost_more_and_hide_less(fit: PlannableFit, pool: pd.DataFrame) -> None:
+def test_replicates_cost_more_and_hide_less(fit: Fit, pool: pd.DataFrame) -> None:
     one, four = (complete_candidates(fit, pool.assign(replicates=n)) for n in (1, 4))
     (a, _), (b, _) = (joint_predictive_draws(fit, table, None, 0) for table in (one, four))
     np.testing.assert_allclose(b.scale, a.scale / 2)
@@ -63,9 +58,7 @@ def test_replicates_cost_more_and_hide_less(fit: PlannableFit, pool: pd.DataFram
     np.testing.assert_allclose(both[1], 4 * both[0])
 
 
-def test_costs_from_a_column_from_runs_and_from_sizes(
-    fit: PlannableFit, pool: pd.DataFrame
-) -> None:
+def test_costs_from_a_column_from_runs_and_from_sizes(fit: Fit, pool: pd.DataFrame) -> None:
     ready = complete_candidates(fit, pool)
     given = pool.assign(cost=np.arange(1.0, len(pool) + 1))
     costs, source = candidate_costs(fit, complete_candidates(fit, given), given, None, 1.0)
@@ -85,10 +78,15 @@ def test_costs_from_a_column_from_runs_and_from_sizes(
     assert "model_size^0.70" in source and "finetune_examples^0.90" in source
 
 
-def test_parameters_are_the_published_ones(fit: PlannableFit) -> None:
+def test_parameters_are_the_published_ones(fit: Fit) -> None:
+    """A, alpha, beta and E of each cell; not D_l, which has no bearing where it is small."""
     blocks = cell_parameter_draws(fit, None)
     summary = fit.summary()
-    assert len(blocks) == len(fit.members[0].layout.cells)
-    first = summary[summary["method"] == "fmt"].set_index("parameter")["q50"].drop("D_l")
-    np.testing.assert_allclose(np.median(blocks[0], axis=0)[:2], first[["beta", "E"]], rtol=1e-6)
-    assert blocks[0].shape[1] == 4
+    assert len(blocks) == len(fit.posteriors[0].table.cells)
+    for block, cell in zip(blocks, fit.posteriors[0].table.cells, strict=True):
+        own = summary[summary["method"] == cell[1]].set_index("parameter")["q50"]
+        names = ["A", "alpha:model_size", "beta", "E"]
+        np.testing.assert_allclose(np.median(block, axis=0), own[names], rtol=1e-6)
+    asked = complete_targets(fit, TARGETS.assign(method="lora"))
+    (only,) = cell_parameter_draws(fit, asked)
+    np.testing.assert_array_equal(only, blocks[1])

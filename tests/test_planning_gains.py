@@ -15,8 +15,7 @@ from linear_gaussian import (
     two_methods,
 )
 
-from tunecast.models.design import plannable
-from tunecast.models.fits import Fit
+from tunecast.models.fits.fit import Fit
 from tunecast.models.planning.candidates import (
     comparison_rows,
     complete_candidates,
@@ -217,7 +216,7 @@ def test_the_estimators_agree_on_our_law(
     ladder: pd.DataFrame, believed: Callable[..., Fit]
 ) -> None:
     """With draws of the prior; run noise is raised so that every outcome leaves draws enough."""
-    fit = plannable(believed(ladder, size=1500))
+    fit = believed(ladder, size=1500)
     place = {"task": "debian-en-de", "model_size": 4e6, "finetune_examples": 6e3}
     targets = complete_targets(fit, pd.DataFrame([place]))
     rows = [
@@ -229,7 +228,7 @@ def test_the_estimators_agree_on_our_law(
     outcomes, at_targets = joint_predictive_draws(fit, candidates, targets, 0)
     assert at_targets is not None
     loud = Outcomes(outcomes.expected, 20 * outcomes.scale, outcomes.df)
-    comparisons = comparison_rows(fit.question, targets)
+    comparisons = comparison_rows(fit.spec, targets)
     blocks = tuple(at_targets.expected[:, rows] for rows in comparisons)
     checked = 0
     # The second goal is also the outcome of a candidate, but for its noise: the largest of gains.

@@ -1,8 +1,10 @@
 """What a plan asks of a fit is the protocol and nothing else: it plans with a model of 40 lines."""
 
+import ast
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pandas as pd
 import pytest
 from linear_gaussian import NOISE, RUNS, USELESS, A, closed_form
 
+from tunecast.models import planning
 from tunecast.models.planning import plan
 
 
@@ -40,7 +43,7 @@ class LinearGaussian:
 
     num_draws: int = 1000
     laws: tuple[str, ...] = ("linear",)
-    question: FakeColumns = FakeColumns()
+    spec: FakeColumns = FakeColumns()
     diagnostics: FakeDiagnostics = FakeDiagnostics()
     info: dict[str, Any] = field(default_factory=lambda: {"seed": 0})
     runs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"method": ["a"]}))
@@ -88,12 +91,32 @@ def test_a_plan_of_any_model_reaches_the_closed_form(goal: str) -> None:
 
 
 def test_planning_imports_nothing_above_it() -> None:
+    """Neither fits, which plan by their methods, nor analysis, nor what samples."""
     code = (
         "import sys, tunecast.models.planning\n"
-        "above = {'fits', 'inference', 'questions', 'design', 'api', 'stacking'}\n"
-        "print(sorted(m for m in above if f'tunecast.models.{m}' in sys.modules))\n"
-        "import tunecast.models.design\n"  # the control: it is built on fits
-        "print('tunecast.models.fits' in sys.modules)"
+        "above = ('models.fits', 'models.api', 'models.inference.sampling', 'models.compile',\n"
+        "         'analysis', 'training')\n"
+        "print([m for m in above if f'tunecast.{m}' in sys.modules])\n"
+        "import tunecast.models.fits.fit\n"  # the control: it is built on plans
+        "print([m for m in above if f'tunecast.{m}' in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["[]", "True"], done.stderr
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "[]",
+        "['models.fits', 'models.inference.sampling']",
+    ], done.stderr
+
+
+def test_nor_does_any_part_of_it_when_it_is_called() -> None:
+    """Imports inside functions included."""
+
+    def imported(folder: Path) -> set[str]:
+        trees = [ast.parse(path.read_text()) for path in folder.glob("*.py")]
+        nodes = [node for tree in trees for node in ast.walk(tree)]
+        found = {n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)}
+        return found | {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+
+    folder = Path(planning.__file__).parent
+    above = ("tunecast.models.fits", "tunecast.analysis", "tunecast.models.inference.sampling")
+    assert not [m for m in imported(folder) if m.startswith(above)]
+    assert [m for m in imported(folder.parent / "fits") if m.startswith(above)]  # the control

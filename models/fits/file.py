@@ -130,7 +130,8 @@ def _read(path: Path) -> Parts:
 def _arrays(group: Any) -> dict[str, np.ndarray]:
     """Return the variables of a group that are no coordinates."""
     return {
-        name: np.asarray(variable[...])
+        # The file has no truth values, but xarray notes which numbers stand for some.
+        name: np.asarray(variable[...]).astype(variable.attrs.get("dtype", variable.dtype))
         for name, variable in group.variables.items()
         if name not in group.dimensions
     }

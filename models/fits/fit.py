@@ -70,7 +70,8 @@ class Fit:
     runs: pd.DataFrame
     info: dict[str, Any]
     diagnostics: Diagnostics
-    _predictors: dict[int, list[Predictor]] = field(default_factory=dict, compare=False)
+    # Made when first asked for, so that a changed copy of a fit has none of another's.
+    _predictors: dict[int, list[Predictor]] = field(default_factory=dict, init=False, compare=False)
 
     @property
     def widest(self) -> Posterior:
@@ -146,7 +147,7 @@ class Fit:
     def thinned(self, draws: int) -> Fit:
         """Return the fit with at most so many posterior draws of each law, over all chains."""
         few = [p.taken(spread_out(p.size, draws)) if p.size > draws else p for p in self.posteriors]
-        return replace(self, posteriors=tuple(few), _predictors={})
+        return replace(self, posteriors=tuple(few))
 
     def summary(self) -> pd.DataFrame:
         """Return posterior quantiles of A, E, alpha, beta and D_l of each cell, as papers print.
