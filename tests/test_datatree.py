@@ -15,7 +15,7 @@ from scipy.stats import binom, norm
 from scipy.stats import t as student
 
 from tunecast.models import pymc_model
-from tunecast.models.fits.datatree import MOST, PRIOR_DRAWS
+from tunecast.models.fits.datatree import LARGEST, PRIOR_DRAWS
 from tunecast.models.fits.fit import Fit, fit
 from tunecast.models.hierarchy.priors import WEAK
 from tunecast.models.inference.sampling import STATISTICS
@@ -115,7 +115,7 @@ def test_the_posterior_is_the_replay_chain_by_chain(tree: xr.DataTree, sampled: 
     for name, variable in tree["posterior"].data_vars.items():
         flat = own.values[str(name)]
         if name in ("A", "D_l"):  # in raw units a draw may be beyond any bound
-            flat = np.clip(flat, 1 / MOST, MOST)
+            flat = np.clip(flat, 1 / LARGEST, LARGEST)
         np.testing.assert_array_equal(variable, flat.reshape(2, 300, *flat.shape[1:]))
     for name, variable in tree["unconstrained_posterior"].data_vars.items():
         np.testing.assert_array_equal(variable, own.draws[str(name)])
@@ -136,11 +136,11 @@ def test_amplitudes_are_bounded_and_nothing_else_differs_from_the_replay(
         replayed, told = own.values[str(name)], np.asarray(variable)[0]
         assert np.isfinite(told).all()
         if name in raw:
-            assert (told > 0).all() and told.max() <= MOST and told.min() >= 1 / MOST
-            inside = (replayed < MOST) & (replayed > 1 / MOST)
+            assert (told > 0).all() and told.max() <= LARGEST and told.min() >= 1 / LARGEST
+            inside = (replayed < LARGEST) & (replayed > 1 / LARGEST)
             beyond += (~inside).sum()
             np.testing.assert_array_equal(told[inside], replayed[inside])
-            np.testing.assert_array_equal(told[replayed > MOST], MOST)
+            np.testing.assert_array_equal(told[replayed > LARGEST], LARGEST)
         else:
             np.testing.assert_array_equal(told, replayed)
     assert beyond > 0 or law in ("power", "multiplicative")

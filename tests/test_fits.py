@@ -54,6 +54,18 @@ def test_summary_is_in_the_papers_spelling(sampled: Fit) -> None:
     assert set(units["E"]) == {"nats per target token"} and set(units["beta"]) == {""}
 
 
+def test_laws_are_mixed_by_their_weights_however_many_draws_they_kept(
+    believed: Any, ladder: pd.DataFrame
+) -> None:
+    """Early stopping and thinning leave laws with unlike numbers of draws."""
+    many, few = believed(ladder, size=300), believed(ladder, size=80, law="power")
+    both = (replace(many.posteriors[0], weight=0.25), replace(few.posteriors[0], weight=0.75))
+    targets = ladder.head(3)
+    loss = replace(many, posteriors=both).draws(targets).loss
+    from_power = np.isin(loss[:, 0], few.draws(targets).loss[:, 0])
+    assert from_power.sum() == 80 and from_power.mean() == pytest.approx(0.75, abs=0.01)
+
+
 def test_parameters_of_cells_are_those_of_the_summary(sampled: Fit) -> None:
     found = sampled.cell_parameters()
     assert list(found) == list(sampled.posteriors[0].table.cells)

@@ -205,10 +205,8 @@ class Told(Geometry):
 
     said: dict[str, Coordinate]
 
-    def coordinate(
-        self, name: str, location: Any, values: Mapping[str, Any], xp: Any
-    ) -> Coordinate:
-        self.said[name] = super().coordinate(name, location, values, xp)
+    def coordinate(self, name: str, values: Mapping[str, Any], xp: Any) -> Coordinate:
+        self.said[name] = super().coordinate(name, values, xp)
         return self.said[name]
 
 
@@ -324,7 +322,7 @@ def test_the_bend_is_what_the_sampler_takes_it_for(ladder: pd.DataFrame, bend: f
         "logit_onset_mean": np.array(mean),
     }  # fmt: skip
     geometry = Geometry(table, replace(estimates, levels=levels))
-    said = geometry.coordinate("logit_onset_method", 0.0, values, NumPy)
+    said = geometry.coordinate("logit_onset_method", values, NumPy)
     # The unknown is the effect of a level on top of the mean.
     onset = mean - np.asarray(said.offset)
     own = {"logit_floor": np.full(3, floor), "logit_onset": onset, "log_beta": np.log(0.3)}

@@ -16,7 +16,14 @@ from tunecast.models.laws import LAWS, Law, get_law
 from tunecast.models.laws.catalogue import ALPHAS, BETA, A, E
 from tunecast.models.laws.law import by_factor, expected_at, log_relative_loss, published
 from tunecast.models.laws.positive import NumPy, Positive
-from tunecast.models.laws.quantities import LOG_BETA, LOG_LOSS_REF, LOGIT_FLOOR
+from tunecast.models.laws.quantities import (
+    ALPHA,
+    BY_FACTOR,
+    LOG_BETA,
+    LOG_LOSS_REF,
+    LOGIT_FLOOR,
+    Quantity,
+)
 
 SAME = 1e-10  # two spellings of one formula
 EXACT = 1e-12  # a conversion: a few powers, each good to some 1e-15 times its exponent
@@ -464,8 +471,12 @@ def _floor(X: Any, *, E: Any) -> Any:
     return E
 
 
-def declared(name: str, parameters: tuple[Any, ...], floor: Any = _floor) -> Law:
-    quantities = (LOGIT_FLOOR, LOG_LOSS_REF, LOG_BETA)
+def declared(
+    name: str,
+    parameters: tuple[Any, ...],
+    floor: Any = _floor,
+    quantities: tuple[Quantity, ...] = (LOGIT_FLOOR, LOG_LOSS_REF, LOG_BETA),
+) -> Law:
     return Law(name, parameters, _reducible, floor, quantities, lambda q, xp: {}, "", "")
 
 
@@ -481,6 +492,23 @@ def test_a_declaration_that_differs_from_the_formula_fails_at_once(
         declared("wrong", parameters)
     with pytest.raises(TypeError, match=r"law 'wrong': \['E'\] appear in only one"):
         declared("wrong", (A, BETA, E), floor=None)
+
+
+@pytest.mark.parametrize(
+    "quantities",
+    [
+        (LOGIT_FLOOR, LOG_BETA),
+        (LOGIT_FLOOR, LOG_BETA, LOG_LOSS_REF),
+        (LOG_LOSS_REF, LOGIT_FLOOR, LOG_BETA),
+        (LOGIT_FLOOR, *BY_FACTOR, ALPHA, LOG_LOSS_REF, LOG_BETA),
+    ],
+    ids=["one is missing", "in the wrong order", "not at the end", "of factors without alpha"],
+)
+def test_quantities_that_coordinates_cannot_follow_fail_at_once(
+    quantities: tuple[Quantity, ...],
+) -> None:
+    with pytest.raises(TypeError, match=r"expected \['log_loss_ref', 'log_beta'\] in this order"):
+        declared("wrong", (A, BETA, E), quantities=quantities)
 
 
 def test_a_right_declaration_passes() -> None:

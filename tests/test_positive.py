@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tunecast.models.laws import LAWS, get_law
 from tunecast.models.laws.law import by_factor, expected_at, log_relative_loss
-from tunecast.models.laws.positive import FAR, NumPy, Positive, log_sigmoid
+from tunecast.models.laws.positive import MAX_LOG, NumPy, Positive, log_sigmoid
 
 type Formula = Callable[[Any, Any, Any, Any], Any]
 
@@ -121,11 +121,11 @@ def test_sums_are_exact_where_their_terms_are_within_a_number_of_each_other(
     assert float((third + (one + other)).log) == near(three, a, b, c)
 
 
-@given(gap=st.floats(FAR + 1, 1e6), sign=st.sampled_from([-1.0, 1.0]))
+@given(gap=st.floats(MAX_LOG + 1, 1e6), sign=st.sampled_from([-1.0, 1.0]))
 def test_a_sum_of_terms_farther_apart_than_any_loss_stays_a_number(gap: float, sign: float) -> None:
     """Its larger term is cut at exp(500) times the other where that is the second."""
     found = float((Positive(np.float64(sign * gap), NumPy) + Positive(np.float64(0.0), NumPy)).log)
-    assert found == pytest.approx(FAR if sign > 0 else 0.0, abs=1e-12)
+    assert found == pytest.approx(MAX_LOG if sign > 0 else 0.0, abs=1e-12)
     # Not so of what is raised to a power, as laws do with data sizes.
     whole = (Positive(np.float64(sign * gap), NumPy) + Positive(np.float64(0.0), NumPy)) ** 1.0
     assert float(whole.log) == pytest.approx(max(sign * gap, 0.0), rel=1e-12)

@@ -97,6 +97,16 @@ def test_a_comparison_that_makes_no_sense_is_refused(
         compare(believed(ladder, size=2), place(), methods=methods)
 
 
+def test_methods_that_share_a_curve_are_not_compared(
+    ladder: pd.DataFrame, believed: MakeFit
+) -> None:
+    fit = believed(ladder, size=2, cell=("task",))
+    with pytest.raises(TunecastError, match=r"one curve for all methods \(its cells are by task\)"):
+        compare(fit, place())
+    with pytest.raises(TunecastError, match="expected cells that tell methods apart"):
+        fit.crossover("fmt", "lora", model_size=4e6)
+
+
 def test_a_method_column_of_the_targets_is_ignored(ladder: pd.DataFrame, believed: MakeFit) -> None:
     fit = believed(ladder)
     plain = compare(fit, place())

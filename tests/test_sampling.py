@@ -124,7 +124,7 @@ def test_sampling_ends_at_the_first_look_that_finds_it_converged(
     draws = 240
     every = sample_compiled(model, draws, settings, False, may_stop=False).draws
     calm, still = np.zeros((2, draws), bool), np.random.default_rng(1).standard_normal((2, draws))
-    looks = [round(draws * share) for share in sampling.LOOKS]
+    looks = [round(draws * share) for share in sampling.INTERIM_CHECKS]
     assert looks == sorted({*looks} - {0, draws})
     ess = []
     for look in (*looks, draws):

@@ -7,8 +7,8 @@ One law stands at the top of the tree; several have a branch each, named like th
   what follows from them, by names and labels;
 * ``unconstrained_posterior``: the sampled variables in their own coordinates, from which a fit is
   loaded exactly;
-* ``sample_stats``, ``log_likelihood``, ``posterior_predictive``, ``prior``, ``observed_data`` and
-  ``constant_data``. What is observed is ``log_loss``, over dim ``run``.
+* ``sample_stats``, ``log_likelihood``, ``posterior_predictive``, ``prior``, ``prior_predictive``,
+  ``observed_data`` and ``constant_data``. What is observed is ``log_loss``, over dim ``run``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tunecast.models.laws.positive import NumPy
 
 PRIOR_DRAWS = 500
 OBSERVED = "log_loss"
-MOST = 1e70  # of an amplitude or a data size in raw units
+LARGEST = 1e70  # of an amplitude or a data size in raw units
 
 
 def datatree_of(posteriors: Sequence[Posterior], runs: pd.DataFrame, seed: int) -> xr.DataTree:
@@ -60,7 +60,7 @@ def _groups(posterior: Posterior, runs: pd.DataFrame, seed: int) -> dict[str, xr
     replicated = mean + scale * rng.standard_t(np.broadcast_to(df, mean.shape))
     log_likelihood = log_density_of(table.log_loss, df, mean, scale, NumPy)
 
-    def of_runs(array: np.ndarray) -> xr.Dataset:
+    def of_runs(array: np.ndarray, chains: Mapping[str, np.ndarray] = chains) -> xr.Dataset:
         return _labelled({OBSERVED: array}, {OBSERVED: ("run",)}, labels, chains, np.float32)
 
     simulated = simulate_prior(table, posterior.priors, PRIOR_DRAWS, seed, None)
@@ -77,6 +77,7 @@ def _groups(posterior: Posterior, runs: pd.DataFrame, seed: int) -> dict[str, xr
         "log_likelihood": of_runs(log_likelihood),
         "posterior_predictive": of_runs(replicated),
         "prior": _labelled(_unknowns(simulated), simulated.dims, labels, one),
+        "prior_predictive": of_runs(simulated.values[OBSERVED], one),
         "observed_data": xr.Dataset({OBSERVED: ("run", table.log_loss)}, run),
         "constant_data": xr.Dataset(
             {
@@ -94,9 +95,9 @@ def _unknowns(found: Backend) -> dict[str, np.ndarray]:
     Amplitudes and data sizes are bounded: where an exponent is near 0 or huge, draws of them in raw
     units are beyond any number, or the powers of them in summaries are.
     """
-    unbounded = {p.name for p in found.table.law.parameters if p.scales_with}
+    amplitudes = {p.name for p in found.table.law.parameters if p.scales_with}
     return {
-        k: np.clip(v, 1 / MOST, MOST) if k in unbounded else v
+        k: np.clip(v, 1 / LARGEST, LARGEST) if k in amplitudes else v
         for k, v in found.values.items()
         if "run" not in found.dims[k]
     }

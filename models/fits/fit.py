@@ -89,7 +89,8 @@ class Fit:
         Parameters
         ----------
         targets : DataFrame
-            Columns ``task, method, base_model`` (empty: unseen), the factors and the data size.
+            Columns ``task, method, base_model``, the factors and the data size. Rows with an empty
+            base model are all of one that is not seen yet.
         seed : int, optional
             Of all that is drawn anew; the fit's own unless given.
 
@@ -105,8 +106,9 @@ class Fit:
         parts = [p.draws(ready) for p in self._predictors[seed]]
         if len(parts) == 1:
             return parts[0]
-        picks = [spread_out(p.size, round(p.weight * p.size)) for p in self.posteriors]
-        return mixed(parts, picks)
+        # As many as let each law have its share, of however many draws it kept.
+        draws = min(int(p.size / p.weight) for p in self.posteriors)
+        return mixed(parts, [p.share(draws) for p in self.posteriors])
 
     def forecast(self, targets: pd.DataFrame, *, seed: int | None = None) -> pd.DataFrame:
         """See `tunecast.models.questions.forecast.forecast`."""
@@ -140,7 +142,18 @@ class Fit:
         return check_targets(targets, self.widest.table, who)
 
     def cell_parameters(self) -> dict[tuple[str, ...], dict[str, np.ndarray]]:
-        """Return draws of the published parameters of each cell, for a fit of one law."""
+        """Return draws of the published parameters of each cell, shape (draws,) each.
+
+        Raises
+        ------
+        TunecastError
+            When the fit has several laws, whose parameters are not the same.
+        """
+        if len(self.posteriors) > 1:
+            raise TunecastError(
+                f"the fit has the laws {', '.join(self.laws)}, whose parameters do not compare: "
+                "expected a fit of one law"
+            )
         (posterior,) = self.posteriors
         return {cell: posterior.parameters(k) for k, cell in enumerate(posterior.table.cells)}
 
@@ -292,7 +305,8 @@ def fit(
     allow_unconverged : bool
         Return a fit that failed its diagnostics, marked, instead of raising.
     retry : bool
-        Whether a fit that fails is sampled once more, for twice as long with smaller steps.
+        Whether sampling ends early where its draws have converged, and a fit that fails is sampled
+        once more, for twice as long with smaller steps.
     model : pymc.Model, optional
         What `tunecast.models.pymc_model` returned for the same runs and options, with terms of your
         own added. It is compiled by PyTensor to numba, which takes longer.

@@ -2,9 +2,10 @@
 
 `tunecast.models.hierarchy.model.hierarchy` calls a backend for each unknown, for what follows from
 them, and for the likelihood. With a geometry an unknown is made of a raw variable in its
-coordinate, named ``<unknown>_raw``; without one the unknown is the variable, and the textbook model
-comes out. Those that compute with NumPy are in `tunecast.models.hierarchy.numpy_backends`, PyMC's
-in `tunecast.models.hierarchy.pymc_model`, the compiled one in `tunecast.models.compile`.
+coordinate, named ``<unknown>_raw``; without one the unknown is the variable (of a scale its
+logarithm, ``log_<unknown>``), and the textbook model comes out. Those that compute with NumPy are
+in `tunecast.models.hierarchy.numpy_backends`, PyMC's in `tunecast.models.hierarchy.pymc_model`, the
+compiled one in `tunecast.models.compile`.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Backend(ABC):
     ) -> Any:
         if self.geometry is None:
             return self.deterministic(name, self.draw(name, df, location, scale, dims), *dims)
-        coordinate = self.geometry.coordinate(name, location, self.values, self.xp)
+        coordinate = self.geometry.coordinate(name, self.values, self.xp)
         value = coordinate.unknown(
             lambda at, width: self.draw(raw(name), df, at, width, dims), location, scale, self.xp
         )

@@ -1,7 +1,8 @@
 """Slope drift: real curves wander away from every law as the data grow beyond those that were seen.
 
-The log-log slope of a curve is a random walk in log data size beyond the data, so log loss is an
-integrated one: one walk shared by a task's curves and one of each curve.
+The slope of log loss per doubling of the data is a random walk beyond the data, with a standard
+deviation that grows with the root of the doublings, so log loss is an integrated one: one walk
+shared by a task's curves and one of each curve. Their scales have priors that no run updates.
 """
 
 from __future__ import annotations

@@ -109,15 +109,15 @@ class Geometry:
 
     def __init__(self, table: Table, estimates: Estimates) -> None:
         self.table, self.law, self.estimates = table, table.law, estimates
-        self._rules: dict[str, Callable[[Any, Mapping[str, Any], Any], Coordinate]] = {
+        self._rules: dict[str, Callable[[Mapping[str, Any], Any], Coordinate]] = {
             "base_model_effect": self._base_model,
-            "log_noise_task": lambda at, v, xp: CENTRED,
-            "log_noise_curve": lambda at, v, xp: Coordinate(weight=self.estimates.noise_weight),
+            "log_noise_task": lambda v, xp: CENTRED,
+            "log_noise_curve": lambda v, xp: Coordinate(weight=self.estimates.noise_weight),
             "log_beta_curve": self._slope_of_curve,
             "log_loss_ref_curve": self._mean_of_curve,
         }
         for q in table.quantities:
-            self._rules[f"{q.name}_mean"] = lambda at, v, xp: CENTRED
+            self._rules[f"{q.name}_mean"] = lambda v, xp: CENTRED
             if not table.groupings:
                 self._rules[f"{q.name}_mean"] = partial(self._level, q, None)
             # Levels of the first grouping are sampled as means (the global one included), as are
@@ -127,28 +127,24 @@ class Geometry:
                 if i in (0, len(table.groupings) - 1):
                     self._rules[f"{q.name}_{g.name}"] = partial(self._level, q, g)
 
-    def coordinate(
-        self, name: str, location: Any, values: Mapping[str, Any], xp: Any
-    ) -> Coordinate:
+    def coordinate(self, name: str, values: Mapping[str, Any], xp: Any) -> Coordinate:
         """Return how an unknown is sampled.
 
         Parameters
         ----------
         name : str
             Of the unknown.
-        location : array or float
-            Of its prior.
         values : mapping of str to array
             Unknowns and what follows from them, as far as they were declared before.
         xp : namespace
             What to compute with.
         """
         rule = self._rules.get(name)
-        return NON_CENTRED if rule is None else rule(location, values, xp)
+        return NON_CENTRED if rule is None else rule(values, xp)
 
     # ----------------------------------------------------------------- curves
 
-    def _slope_of_curve(self, location: Any, values: Mapping[str, Any], xp: Any) -> Coordinate:
+    def _slope_of_curve(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
         known = self.estimates
         own = {}
         for q in self.table.quantities:
@@ -161,7 +157,7 @@ class Geometry:
             precision=known.curve_slope_precision / values["noise"] ** 2,
         )
 
-    def _mean_of_curve(self, location: Any, values: Mapping[str, Any], xp: Any) -> Coordinate:
+    def _mean_of_curve(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
         # A gather, not a matrix product: chains that run side by side must not share BLAS threads.
         known = self.estimates
         relative = values["log_relative_loss"][..., known.runs_of_curve] * known.run_weight
@@ -171,10 +167,10 @@ class Geometry:
             precision=known.curve_runs / values["noise"] ** 2,
         )
 
-    def _base_model(self, location: Any, values: Mapping[str, Any], xp: Any) -> Coordinate:
+    def _base_model(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
         if not self.table.one_curve_per_base_model:
             return Coordinate(weight=self.estimates.base_weight)
-        at, of_curve = self.table.base_curve, self._mean_of_curve(location, values, xp)
+        at, of_curve = self.table.base_curve, self._mean_of_curve(values, xp)
         return Coordinate(
             offset=(of_curve.offset + values["log_loss_ref_expected"])[..., at],
             estimate=of_curve.estimate[..., at],
@@ -184,7 +180,7 @@ class Geometry:
     # ----------------------------------------------------------------- levels of groupings
 
     def _level(
-        self, q: Quantity, g: Grouping | None, location: Any, values: Mapping[str, Any], xp: Any
+        self, q: Quantity, g: Grouping | None, values: Mapping[str, Any], xp: Any
     ) -> Coordinate:
         """Return how a quantity of the levels of a grouping is sampled, or of the only cell."""
         above = g is not None and g.name != self.table.groupings[-1].name

@@ -40,11 +40,14 @@ def hierarchy(rv: Backend, t: Table, p: Priors) -> None:
 
     # A base model shifts the log loss of all curves that start from it: some checkpoints are odd.
     base_sd = rv.lognormal("base_model_sd", p["base_model"].location, p["base_model"].scale)
-    base = None
-    if not t.one_curve_per_base_model:
-        base = rv.student_t(
+
+    def base_model_effect() -> Any:
+        # Forecasts draw that of a base model which no run has from here too.
+        return rv.student_t(
             "base_model_effect", BASE_MODEL_DF, 0.0, base_sd[..., None], "base_model"
         )
+
+    base = None if t.one_curve_per_base_model else base_model_effect()
 
     # Noise of a run on log loss: a scale for each task, around it one for each curve.
     log_noise = rv.normal("log_noise", p["noise"].location, p["noise"].scale)
@@ -91,9 +94,7 @@ def hierarchy(rv: Backend, t: Table, p: Priors) -> None:
     if base is None:
         # Where each base model has one curve, its effect and the curve's own deviation cannot be
         # told apart, and one term serves for both.
-        base = rv.student_t(
-            "base_model_effect", BASE_MODEL_DF, 0.0, base_sd[..., None], "base_model"
-        )
+        base = base_model_effect()
         loss = rv.deterministic("log_loss_ref_curve", expected + base[..., t.curve_base], "curve")
     else:
         sd, df = curve_scale(curve_sd["log_loss_ref"], base, base_sd, xp)

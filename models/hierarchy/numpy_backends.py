@@ -76,7 +76,7 @@ class Simulation(Backend):
 ESTIMATED = tuple(map(raw, ("log_beta_curve", "log_loss_ref_curve", "base_model_effect")))
 
 
-class Start(Backend):
+class InitialPoint(Backend):
     """A point to start a chain from, in raw variables.
 
     Where runs give an estimate, there; else at the prior's location. Around it evenly within one
@@ -109,7 +109,8 @@ class LogDensity(Backend):
 
     def __init__(self, table: Table, geometry: Geometry | None, point: Point) -> None:
         super().__init__(table, geometry)
-        self.point, self.terms = point, []  # type: tuple[Point, list[Any]]
+        self.point = point
+        self.terms: list[Any] = []
 
     def draw(
         self, name: str, df: float | None, location: Any, scale: Any, dims: tuple[str, ...]
@@ -162,7 +163,7 @@ def starting_point(
     table: Table, priors: Priors, seed: int, geometry: Geometry | None
 ) -> dict[str, np.ndarray]:
     """Return a value of every raw variable to start a chain from, in the order of declaration."""
-    start = Start(table, geometry, seed)
+    start = InitialPoint(table, geometry, seed)
     with np.errstate(over="ignore"):
         hierarchy(start, table, priors)
     return start.point

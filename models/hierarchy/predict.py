@@ -4,8 +4,9 @@ A forecast is made by the model itself (`tunecast.models.hierarchy.model`), decl
 the targets: what the fit knows of a target is looked up in its draws, and whatever it does not know
 (an unseen task, method or base model, a new curve's deviations) is drawn from the prior that the
 fitted hierarchy has for it. Every draw of something new is keyed by its name, so two targets that
-share an unseen base model share its effect, and a forecast does not depend on which other targets
-were asked for with it.
+share an unseen base model share its effect, and the expected loss of a target does not depend on
+which others were asked for with it; run noise is keyed by the position of the target. Beyond the
+data comes slope drift (`tunecast.models.hierarchy.drift`), of which the fitted runs say nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from tunecast.models.hierarchy.model import hierarchy
 from tunecast.models.hierarchy.numpy_backends import log_density_of
 from tunecast.models.hierarchy.priors import Priors
 from tunecast.models.hierarchy.table import Table
-from tunecast.models.hierarchy.targets import curve_labels, index_targets
-from tunecast.models.laws.positive import FAR, NumPy
+from tunecast.models.hierarchy.targets import curve_labels, index_targets, known_curves
+from tunecast.models.laws.positive import MAX_LOG, NumPy
 
 CHUNK = 256  # targets at a time, so that memory does not grow with their number
 
@@ -40,10 +41,10 @@ class Draws:
     loss : ndarray, shape (draws, targets)
         Loss of a new run, in nats per target token.
     expected : ndarray, shape (draws, targets)
-        The same without run noise.
+        The same without run noise: the median of many such runs.
     extrapolation : ndarray, shape (targets,)
-        How many times beyond the table's range the target lies, the largest over data size and
-        factors; 1 inside.
+        How many times beyond the data the target lies, the largest over the data size (of its
+        curve, or of its cell for a new one) and the factors (of all curves); 1 inside.
     scale : ndarray, shape (draws, targets)
         Scale of run noise, Student-t on log loss.
     df : ndarray, shape (draws,)
@@ -126,7 +127,7 @@ class Predictive(Backend):
             dim: np.array([places.get(dim, {}).get(label, -1) for label in names])
             for dim, names in labels.items()
         }
-        of_fit = {label: i for i, label in enumerate(curve_labels(fitted))}
+        of_fit = known_curves(fitted)
         self.found["curve"] = np.array([of_fit.get(label, -1) for label in curves])
 
     def lognormal(self, name: str, mu: Any, sigma: Any, *dims: str) -> Any:
@@ -212,7 +213,7 @@ class Predictor:
             scale[:, part] = found.values["noise"][:, found.table.run_curve]
             beyond[part] = self._extrapolation(found.table)
         noise = scale * np.stack([self.run_noise(j) for j in range(n)], axis=1)
-        loss, expected = (np.exp(np.clip(v, -FAR, FAR)) for v in (mean + noise, mean))
+        loss, expected = (np.exp(np.clip(v, -MAX_LOG, MAX_LOG)) for v in (mean + noise, mean))
         return Draws(loss, expected, beyond, scale, self.values["noise_df"])
 
     def run_noise(self, target: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from pathlib import Path
 from tunecast.models.errors import TunecastError
 from tunecast.models.laws import LAWS
 from tunecast.models.laws.published import PRINTED
-from tunecast.models.laws.quantities import NONE, Prior
+from tunecast.models.laws.quantities import NO_SD, Prior
 
 # Log-scale standard deviation of every learned scale: two thirds lie within a factor of 1.65. A
 # log-normal keeps scales off zero, where hierarchical posteriors have their funnels.
@@ -39,11 +39,11 @@ type Priors = Mapping[str, Prior]
 # `tunecast.models.laws.quantities.LOG_LOSS_REF` says of curves.
 WEAK: Priors = {
     **{q.name: q.prior for law in LAWS.values() for q in law.quantities},
-    "base_model": Prior(math.log(0.007), 1.0, NONE, NONE, "log scale of base-model effects"),
+    "base_model": Prior(math.log(0.007), 1.0, NO_SD, NO_SD, "log scale of base-model effects"),
     "noise": Prior(math.log(0.005), 1.0, 0.5, 0.7, "log sd of a run's log loss"),
-    "noise_df": Prior(math.log(5.0), 0.8, NONE, NONE, "log of Student-t degrees of freedom - 2"),
-    "drift_task": Prior(math.log(0.01), 0.5, NONE, NONE, "log slope drift per doubling, task"),
-    "drift_curve": Prior(math.log(0.005), 0.5, NONE, NONE, "log slope drift per doubling, curve"),
+    "noise_df": Prior(math.log(5.0), 0.8, NO_SD, NO_SD, "log of Student-t degrees of freedom - 2"),
+    "drift_task": Prior(math.log(0.01), 0.5, NO_SD, NO_SD, "log slope drift per doubling, task"),
+    "drift_curve": Prior(math.log(0.005), 0.5, NO_SD, NO_SD, "log slope drift per doubling, curve"),
 }
 
 
@@ -84,8 +84,8 @@ def get_priors(name: str | Path) -> Priors:
     Raises
     ------
     TunecastError
-        One sentence: no such table or file, an unknown quantity, or a value that is not a number
-        of the kind expected.
+        One sentence: no such table or file, an unknown quantity, a value that is not a number of
+        the kind expected, or one that the model has no use for.
     """
     if str(name) in PRIORS:
         return PRIORS[str(name)]
@@ -109,6 +109,12 @@ def get_priors(name: str | Path) -> Priors:
             )
         old = table[quantity]
         new = _numbers(row, quantity, path)
+        for field in new:
+            if math.isnan(getattr(old, field)):
+                raise TunecastError(
+                    f"priors file '{path}': '{quantity}' has no {field} in the model, got "
+                    f"{new[field]:g}, expected an empty cell"
+                )
         table[quantity] = Prior(
             new.get("location", old.location),
             new.get("scale", old.scale),

@@ -19,7 +19,7 @@ DIVERGENCE_LIMIT = 0.001
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """How well the chains agree, the worst over all unknowns.
+    """How well the chains agree, the worst over all sampled variables.
 
     Parameters
     ----------

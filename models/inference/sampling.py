@@ -18,8 +18,12 @@ DRAWS, TUNE, CHAINS = 2400, 500, 4
 # Steps small enough for no divergence. At one length of them, trajectories of some posteriors turn
 # back half-way time after time; lengths that vary by this share do not.
 TARGET_ACCEPT, STEP_JITTER = 0.97, 0.25
-LOOKS = (1 / 2, 2 / 3, 5 / 6)  # shares of the draws after which diagnostics may end the sampling
-LOOK_EVERY_MS = 100  # at how far the chains are
+INTERIM_CHECKS = (
+    1 / 2,
+    2 / 3,
+    5 / 6,
+)  # shares of the draws after which diagnostics may end the sampling
+POLL_EVERY_MS = 100  # at how far the chains are
 KEPT = 4000  # draws that a fit keeps; diagnostics are computed on all
 
 # What is kept of each transition, by ArviZ's names and by nutpie's.
@@ -53,7 +57,7 @@ class Chains:
     diagnostics: Diagnostics
 
     def thinned(self, kept: int) -> Chains:
-        """Return every so-maniest draw of each chain, at most ``kept`` in all."""
+        """Return every n-th draw of each chain, at most ``kept`` in all."""
         chains, length = next(iter(self.statistics.values())).shape
         step = max(1, -(-chains * length // kept))
         return Chains(
@@ -92,8 +96,8 @@ def sample(
 ) -> Chains:
     """Return draws of every variable (at most `KEPT`) from the posterior of a table.
 
-    With ``retry`` the length follows the diagnostics: the first of `LOOKS` at which the draws have
-    converged; all of them; then twice as many with smaller steps.
+    With ``retry`` the length follows the diagnostics: the first of `INTERIM_CHECKS` at which the
+    draws have converged; all of them; then twice as many with smaller steps.
 
     Parameters
     ----------
@@ -152,18 +156,18 @@ def sample_compiled(
         warnings.simplefilter("ignore")
         sampler = nutpie.sample(
             compiled, draws=draws, **settings, cores=settings["chains"], progress_bar=progress,
-            step_size_jitter=STEP_JITTER, progress_callback=watch, progress_rate=LOOK_EVERY_MS,
+            step_size_jitter=STEP_JITTER, progress_callback=watch, progress_rate=POLL_EVERY_MS,
             save_warmup=False, blocking=False,
         )  # fmt: skip
         # Always so many of them, however far the chains are by then: a fit must not depend on the
         # speed of the machine.
-        looks = [round(draws * share) for share in LOOKS] if may_stop else []
+        looks = [round(draws * share) for share in INTERIM_CHECKS] if may_stop else []
         trace = None
         try:
             for look in (*looks, draws):
                 while trace is None and (look == draws or finished < settings["tune"] + look):
                     try:
-                        trace = sampler.wait(timeout=LOOK_EVERY_MS / 1000)
+                        trace = sampler.wait(timeout=POLL_EVERY_MS / 1000)
                     except TimeoutError:
                         pass
                 found = read_trace(sampler.inspect() if trace is None else trace, look)

@@ -28,7 +28,7 @@ from tunecast.models.laws.quantities import (
     LOG_BETA,
     LOG_LOSS_REF,
     LOGIT_FLOOR,
-    NONE,
+    NO_SD,
     Prior,
     Quantity,
 )
@@ -111,7 +111,7 @@ B = Parameter(
     "B", "B", "positive", "nats x unit of D^beta", "amplitude of the data term", False, ("D^beta",)
 )
 LOG_A_OVER_E = Quantity(
-    "log_A_over_E", Prior(0.0, 1.0, 0.5, NONE, "log of a factor's part of the floor over E"), True
+    "log_A_over_E", Prior(0.0, 1.0, 0.5, NO_SD, "log of a factor's part of the floor over E"), True
 )
 
 
@@ -190,7 +190,7 @@ RECTIFIED = Law(
     quantities=(LOGIT_FLOOR, *BY_FACTOR, LOGIT_ONSET, ALPHA, LOG_LOSS_REF, LOG_BETA),
     at_reference=_rectified_at_reference,
     latex=r"L = A \prod_k X_k^{-\alpha_k} / (D_l^{\beta} + D^{\beta}) + E",
-    reference="arXiv:2402.02314, joint in model size and data size",
+    reference="arXiv:2402.02314, joint in model size and data size; its D_l is ours to the beta",
     log_slope=lambda q, xp: log_sigmoid(-q["logit_floor"], xp) + log_sigmoid(q["logit_onset"], xp),
 )
 
@@ -248,7 +248,7 @@ D_B = Parameter("D_b", "D_b", "positive", "unit of D", "data size of the break",
 F = Parameter("f", "f", "positive", "", "width of the break in log data size")
 LOG_BREAK = Quantity("log_break", Prior(0.0, 2.0, 1.0, 0.3, "log of D_b over the reference"))
 LOG_STEEPER = Quantity("log_steeper", Prior(0.0, 0.5, 0.3, 0.1, "log of beta_2 / beta"))
-LOG_WIDTH = Quantity("log_width", Prior(-0.7, 0.5, 0.3, NONE, "log of the width of the break"))
+LOG_WIDTH = Quantity("log_width", Prior(-0.7, 0.5, 0.3, NO_SD, "log of the width of the break"))
 
 
 def _broken(

@@ -28,6 +28,11 @@ type ByFactor = Mapping[str, Values]
 type Quantities = Mapping[str, Any]
 
 
+# Quantities that every law has, and those of every law with factors. Coordinates of the later ones
+# follow from the earlier ones (`tunecast.models.hierarchy.geometry`).
+BY_FACTORS, LAST = ["gamma", "delta", "alpha"], ["log_loss_ref", "log_beta"]
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """One parameter of a law.
@@ -86,7 +91,8 @@ class Law:
     floor : callable or None
         Function of ``X`` and the other parameters; None for a law without irreducible loss.
     quantities : tuple of Quantity
-        What the hierarchy samples of it. Those that runs determine least come first.
+        What the hierarchy samples of it, those that runs determine least first: gamma, delta and
+        alpha where it has factors, and at the end log_loss_ref and log_beta.
     at_reference : callable
         ``at_reference(q, xp)`` returns the parameters in units of the reference point, from the
         quantities there: exponents plain, all others as `Positive`.
@@ -105,7 +111,8 @@ class Law:
     Raises
     ------
     TypeError
-        When a function names a parameter that is not declared, or a declared one is used nowhere.
+        When a function names a parameter that is not declared, a declared one is used nowhere, or
+        the quantities are not those that every law has, in the order in which they are sampled.
     """
 
     name: str
@@ -131,6 +138,13 @@ class Law:
             raise TypeError(
                 f"law '{self.name}': {sorted(declared ^ used)} appear in only one of the "
                 "formula and the declaration"
+            )
+        names = [quantity.name for quantity in self.quantities]
+        order = [*(BY_FACTORS if self.has("alpha") else ()), *LAST]
+        if [name for name in names if name in {*BY_FACTORS, *LAST}] != order or names[-2:] != LAST:
+            raise TypeError(
+                f"law '{self.name}': quantities {names}, expected {order} in this order, the last "
+                "two at the end"
             )
 
     def _parts(self) -> tuple[Callable[..., Values], ...]:

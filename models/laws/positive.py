@@ -15,7 +15,7 @@ import numpy as np
 from scipy import special
 
 # exp(500) is a number, and so is its product with another one; a loss beyond it means nothing.
-FAR = 500.0
+MAX_LOG = 500.0
 
 
 class NumPy:
@@ -40,41 +40,41 @@ def log_sigmoid(x: Any, xp: Any) -> Any:
 
 
 class Positive:
-    """The number ``exp(log) * rest``, where ``rest`` is near what sums leave beside a power.
+    """The number ``exp(log_scale) * rest``.
 
     A sum keeps the logarithm of its second term apart: ``a + b = exp(log b) * (1 + exp(gap))`` with
     ``gap = log a - log b``. So a sum costs one exponential, and a product or quotient none.
 
     Parameters
     ----------
-    log : array
-        Logarithm of the number, or of its scale.
+    log_scale : array
+        Logarithm of the number's scale.
     xp : namespace
         `NumPy`, ``pytensor.tensor``, or another that has exp, log, clip and softplus.
     rest : array, optional
         What the scale is multiplied by; 1 unless given.
     gap : array, optional
-        Instead of ``rest``: the number is ``exp(log) * (1 + exp(gap))``.
+        Instead of ``rest``: the number is ``exp(log_scale) * (1 + exp(gap))``.
     """
 
-    __slots__ = ("_rest", "gap", "scale", "xp")
+    __slots__ = ("_rest", "gap", "log_scale", "xp")
     __array_ufunc__ = None  # NumPy arrays leave the arithmetic to the number
 
-    def __init__(self, log: Any, xp: Any, rest: Any = None, gap: Any = None) -> None:
-        self.scale, self.xp, self._rest, self.gap = log, xp, rest, gap
+    def __init__(self, log_scale: Any, xp: Any, rest: Any = None, gap: Any = None) -> None:
+        self.log_scale, self.xp, self._rest, self.gap = log_scale, xp, rest, gap
 
     @property
     def rest(self) -> Any:
         """What the scale is multiplied by; None for 1."""
         if self.gap is not None:
-            return 1.0 + self.xp.exp(self.xp.clip(self.gap, -FAR, FAR))
+            return 1.0 + self.xp.exp(self.xp.clip(self.gap, -MAX_LOG, MAX_LOG))
         return self._rest
 
     @property
     def log(self) -> Any:
         """Logarithm of the number."""
         rest = self.rest
-        return self.scale if rest is None else self.scale + self.xp.log(rest)
+        return self.log_scale if rest is None else self.log_scale + self.xp.log(rest)
 
     def _as_positive(self, other: Any) -> Positive:
         return other if isinstance(other, Positive) else Positive(math.log(other), self.xp)
@@ -83,33 +83,33 @@ class Positive:
         other = self._as_positive(other)
         ours, theirs = self.rest, other.rest
         rest = theirs if ours is None else ours if theirs is None else ours * theirs
-        return Positive(self.scale + other.scale, self.xp, rest)
+        return Positive(self.log_scale + other.log_scale, self.xp, rest)
 
     def __truediv__(self, other: Any) -> Positive:
         other = self._as_positive(other)
         ours, theirs = self.rest, other.rest
         rest = ours if theirs is None else (1.0 if ours is None else ours) / theirs
-        return Positive(self.scale - other.scale, self.xp, rest)
+        return Positive(self.log_scale - other.log_scale, self.xp, rest)
 
     def __pow__(self, power: Any) -> Positive:
         if self.gap is not None:  # exact however far the terms are apart
-            return Positive(power * (self.scale + self.xp.softplus(self.gap)), self.xp)
+            return Positive(power * (self.log_scale + self.xp.softplus(self.gap)), self.xp)
         return Positive(power * self.log, self.xp)
 
     def __add__(self, other: Any) -> Positive:
         other = self._as_positive(other)
-        gap = self.scale - other.scale
+        gap = self.log_scale - other.log_scale
         ours, theirs = self.rest, other.rest
         if ours is None and theirs is None:
-            return Positive(other.scale, self.xp, gap=gap)
-        own = self.xp.exp(self.xp.clip(gap, -FAR, FAR))
+            return Positive(other.log_scale, self.xp, gap=gap)
+        own = self.xp.exp(self.xp.clip(gap, -MAX_LOG, MAX_LOG))
         own = own if ours is None else own * ours
-        return Positive(other.scale, self.xp, own + (1.0 if theirs is None else theirs))
+        return Positive(other.log_scale, self.xp, own + (1.0 if theirs is None else theirs))
 
     def __getitem__(self, key: Any) -> Positive:
         """Return some elements of an array of numbers that are no sums."""
         assert self.rest is None
-        return Positive(self.scale[key], self.xp)
+        return Positive(self.log_scale[key], self.xp)
 
     def __radd__(self, other: Any) -> Positive:
         return self._as_positive(other) + self

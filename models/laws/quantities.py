@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-NONE = math.nan
+NO_SD = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,14 @@ class Prior:
     Parameters
     ----------
     location, scale : float
-        Mean and standard deviation of a normal distribution of the quantity over all cells.
+        Mean and standard deviation of the normal prior of the quantity's global mean.
     effect : float
-        Median standard deviation between the levels of a grouping (tasks, methods, families), in
-        the unit of the quantity. The standard deviation itself is learned: log-normal around it.
+        Prior median of the standard deviation between the levels of a grouping (tasks, methods,
+        families), in the unit of the quantity. It is learned, with a log-normal prior; of ``noise``
+        it is fixed. NaN: there are no such effects.
     scatter : float
-        Median standard deviation of a curve around its cell, likewise learned. NaN: curves share
-        what their cell has.
+        Prior median of the standard deviation of curves around their cell, likewise (of
+        ``log_loss_ref`` the scale of a Student-t). NaN: curves share what their cell has.
     meaning : str
         One phrase for printed results.
     """
@@ -84,12 +85,12 @@ LOGIT_FLOOR = Quantity(
     "logit_floor", Prior(-1.0, 2.0, 1.0, 0.3, "logit of the irreducible share of that loss")
 )
 LOG_BETA = Quantity("log_beta", Prior(math.log(0.1), 1.2, 1.0, 0.2, "log beta"))
-ALPHA = Quantity("alpha", Prior(0.15, 0.2, 0.1, NONE, "exponent of a factor"), True)
+ALPHA = Quantity("alpha", Prior(0.15, 0.2, 0.1, NO_SD, "exponent of a factor"), True)
 # The laws hold E and beta fixed while a factor grows. Real base models of other sizes tend to other
 # losses with unlimited data, so the loss as a whole falls with an exponent of its own, gamma; and
 # their curves are flatter or steeper, so beta falls with one too, delta.
 GAMMA = Quantity(
-    "gamma", Prior(0.0, 0.02, 0.005, NONE, "exponent of a factor in the whole loss"), True
+    "gamma", Prior(0.0, 0.02, 0.005, NO_SD, "exponent of a factor in the whole loss"), True
 )
-DELTA = Quantity("delta", Prior(0.0, 0.1, 0.05, NONE, "exponent of a factor in beta"), True)
+DELTA = Quantity("delta", Prior(0.0, 0.1, 0.05, NO_SD, "exponent of a factor in beta"), True)
 BY_FACTOR = (GAMMA, DELTA)

@@ -12,9 +12,10 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-import scipy  # its parts are imported when they are used, which keeps start-up short
 
+from tunecast.models.hierarchy.numpy_backends import log_density_of
 from tunecast.models.inference.posterior import spread_out
+from tunecast.models.laws.positive import NumPy
 from tunecast.models.planning.fitted import FittedModel
 
 NOISE_DRAWS = 200  # over which the distribution of run noise is averaged
@@ -67,16 +68,8 @@ class Outcomes:
 def student_t_logpdf(residual: np.ndarray, scale: np.ndarray, df: np.ndarray) -> np.ndarray:
     """Return the log density of Student-t noise, or of normal noise where ``df`` is infinite."""
     infinite = np.isinf(df)
-    nu = np.where(infinite, 1.0, df)
-    z2 = (residual / scale) ** 2
-    constant = (
-        scipy.special.gammaln((nu + 1) / 2)
-        - scipy.special.gammaln(nu / 2)
-        - 0.5 * np.log(np.pi * nu)
-    )
-    student = constant - (nu + 1) / 2 * np.log1p(z2 / nu)
-    normal = -0.5 * (z2 + np.log(2 * np.pi))
-    return np.where(infinite, normal, student) - np.log(scale)
+    student = log_density_of(residual, np.where(infinite, 1.0, df), 0.0, scale, NumPy)
+    return np.where(infinite, log_density_of(residual, None, 0.0, scale, NumPy), student)
 
 
 def joint_predictive_draws(

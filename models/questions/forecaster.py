@@ -52,13 +52,18 @@ def methods_of(fit: Forecaster) -> list[str]:
 
 
 def check_method(fit: Forecaster, method: str) -> None:
-    """Refuse a method that the runs do not have.
+    """Refuse a method that the runs do not have, or that the fit does not tell from others.
 
     Raises
     ------
     TunecastError
         One sentence that lists those they have.
     """
+    if "method" not in fit.spec.cell:
+        raise TunecastError(
+            f"the fit has one curve for all methods (its cells are by {', '.join(fit.spec.cell)}): "
+            "expected cells that tell methods apart"
+        )
     known = methods_of(fit)
     if method not in known:
         raise TunecastError(f"unknown method '{method}': the runs have {', '.join(known)}")

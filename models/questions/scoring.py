@@ -16,6 +16,7 @@ import pandas as pd
 
 from tunecast.models.errors import TunecastError
 from tunecast.models.hierarchy.predict import Draws
+from tunecast.models.questions.forecaster import QUANTILES
 
 COVERAGES = (0.5, 0.8, 0.9, 0.95)
 BAND = 0.95  # probability of the binomial band around a nominal coverage
@@ -92,8 +93,7 @@ def score_ensemble(
     return _by_group(pd.DataFrame(each), groups)
 
 
-_QUANTILES = {0.05: "loss_q05", 0.25: "loss_q25", 0.5: "loss_q50", 0.75: "loss_q75"}
-_QUANTILES[0.95] = "loss_q95"
+_QUANTILES = {q: f"loss_q{round(100 * q):02d}" for q in QUANTILES}
 
 
 def matched(forecasts: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
