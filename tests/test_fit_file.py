@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import h5netcdf
-import h5py
+import h5py  # type: ignore[import-untyped]
 import numpy as np
 import pandas as pd
 import pytest
@@ -89,10 +89,11 @@ def test_a_loaded_fit_saved_again_is_the_same_file(
             k: v.dtype for k, v in other["sample_stats"].items()
         }
     # The control: another seed draws otherwise.
-    one, other = (replace(sampled, info={"seed": seed}).to_datatree() for seed in (3, 4))
-    assert one["posterior"].identical(other["posterior"])
+    third: Any = replace(sampled, info={"seed": 3}).to_datatree()
+    fourth: Any = replace(sampled, info={"seed": 4}).to_datatree()
+    assert third["posterior"].identical(fourth["posterior"])
     for group in ("posterior_predictive", "prior"):
-        assert not one[group].identical(other[group])
+        assert not third[group].identical(fourth[group])
 
 
 def test_several_laws_are_loaded_with_their_weights(
