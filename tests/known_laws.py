@@ -18,6 +18,9 @@ TRUTHS: dict[str, dict[str, Any]] = {
     "additive": {"A": {"model_size": 482.0}, "alpha": {"model_size": 0.35}, "B": 50.0}
     | {"beta": 0.37, "E": 0.7},
     "rectified": {"A": 8e4, "alpha": {"model_size": 0.32}, "D_l": 3e4, "beta": 0.45, "E": 0.7},
+    "kaplan": {"A": 40.0, "alpha": {"model_size": 0.17}, "D_c": 4e5, "beta": 0.35},
+    "broken": {"A": 1.2e4, "alpha": {"model_size": 0.42}, "beta": 0.12, "beta_2": 0.45}
+    | {"D_b": 8e4, "f": 0.3, "E": 0.7},
 }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import arviz as az
 import matplotlib.pyplot as plt
@@ -22,10 +23,11 @@ from tunecast.models.inference.sampling import STATISTICS
 from tunecast.models.laws import LAWS
 
 type MakeFit = Callable[..., Fit]
+type Tree = Any  # of xarray, by whose types a part of a tree may be a group or an array
 
 GROUPS = {
     "posterior", "unconstrained_posterior", "sample_stats", "log_likelihood",
-    "posterior_predictive", "prior", "observed_data", "constant_data", "runs",
+    "posterior_predictive", "prior", "prior_predictive", "observed_data", "constant_data", "runs",
 }  # fmt: skip
 
 # 600 draws of runs that weigh a lot each: what ArviZ warns of is true of this fit.
@@ -33,7 +35,7 @@ PARETO = pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto:
 
 
 @pytest.fixture(scope="module")
-def tree(sampled_file: Path) -> Iterator[xr.DataTree]:
+def tree(sampled_file: Path) -> Iterator[Tree]:
     with az.from_netcdf(sampled_file) as opened:
         yield opened.load()
 
@@ -47,7 +49,7 @@ def power() -> Fit:
 
 
 @pytest.fixture(scope="module")
-def power_tree(power: Fit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[xr.DataTree]:
+def power_tree(power: Fit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     path = tmp_path_factory.mktemp("power") / "fit.nc"
     power.save(path)
     with az.from_netcdf(path) as opened:
@@ -63,9 +65,7 @@ def _closed() -> Iterator[None]:
 # ------------------------------------------------------------------ what is in it
 
 
-def test_groups_and_dimensions_are_labelled(
-    tree: xr.DataTree, sampled: Fit, ladder: pd.DataFrame
-) -> None:
+def test_groups_and_dimensions_are_labelled(tree: Tree, sampled: Fit, ladder: pd.DataFrame) -> None:
     assert set(tree.children) == GROUPS
     posterior = tree["posterior"]
     assert dict(posterior.sizes) == {
@@ -96,7 +96,7 @@ def test_groups_and_dimensions_are_labelled(
     assert tree["sample_stats"]["diverging"].dtype == bool
 
 
-def test_names_and_labels_are_those_of_the_pymc_model(tree: xr.DataTree, sampled: Fit) -> None:
+def test_names_and_labels_are_those_of_the_pymc_model(tree: Tree, sampled: Fit) -> None:
     model = pymc_model(sampled.runs)
     free = {variable.name for variable in model.free_RVs}
     assert set(tree["unconstrained_posterior"].data_vars) == free
@@ -110,7 +110,7 @@ def test_names_and_labels_are_those_of_the_pymc_model(tree: xr.DataTree, sampled
             assert list(tree["posterior"][dim].values) == list(labels)
 
 
-def test_the_posterior_is_the_replay_chain_by_chain(tree: xr.DataTree, sampled: Fit) -> None:
+def test_the_posterior_is_the_replay_chain_by_chain(tree: Tree, sampled: Fit) -> None:
     (own,) = sampled.posteriors
     for name, variable in tree["posterior"].data_vars.items():
         flat = own.values[str(name)]
@@ -128,7 +128,7 @@ def test_amplitudes_are_bounded_and_nothing_else_differs_from_the_replay(
     """Draws of the prior, which has exponents so near 0 that data sizes are beyond any number."""
     made = believed(ladder, law=law, size=2000)
     (own,) = made.posteriors
-    group = made.to_datatree()["posterior"]
+    group: Tree = made.to_datatree()["posterior"]
     raw = {p.name for p in LAWS[law].parameters if p.scales_with}
     assert "A" in raw and not raw & {"E", "alpha", "beta", "f"}
     beyond = 0
@@ -138,7 +138,7 @@ def test_amplitudes_are_bounded_and_nothing_else_differs_from_the_replay(
         if name in raw:
             assert (told > 0).all() and told.max() <= LARGEST and told.min() >= 1 / LARGEST
             inside = (replayed < LARGEST) & (replayed > 1 / LARGEST)
-            beyond += (~inside).sum()
+            beyond += int((~inside).sum())
             np.testing.assert_array_equal(told[inside], replayed[inside])
             np.testing.assert_array_equal(told[replayed > LARGEST], LARGEST)
         else:
@@ -151,7 +151,7 @@ def test_amplitudes_are_bounded_and_nothing_else_differs_from_the_replay(
 
 @pytest.mark.parametrize("law", LAWS)
 def test_every_law_has_its_parameters(ladder: pd.DataFrame, believed: MakeFit, law: str) -> None:
-    tree = believed(ladder, law=law, size=20).to_datatree()
+    tree: Tree = believed(ladder, law=law, size=20).to_datatree()
     assert {p.name for p in LAWS[law].parameters} <= set(tree["posterior"].data_vars)
     assert set(tree.children) == GROUPS - {"runs"}  # which the file adds
 
@@ -160,11 +160,11 @@ def test_every_law_has_its_parameters(ladder: pd.DataFrame, believed: MakeFit, l
 
 
 def test_log_likelihood_is_that_of_a_hand_computation(
-    power_tree: xr.DataTree, ladder: pd.DataFrame
+    power_tree: Tree, ladder: pd.DataFrame
 ) -> None:
     """From the group ``posterior`` alone, by label, with the power law as it is written."""
     posterior = power_tree["posterior"]
-    curve = xr.DataArray(
+    curve: Any = xr.DataArray(
         ladder["task"] + " / " + ladder["method"] + " / " + ladder["base_model"], dims="run"
     )
     logit, log_loss, log_beta = (
@@ -175,7 +175,7 @@ def test_log_likelihood_is_that_of_a_hand_computation(
     sizes = ladder.groupby("method")["finetune_examples"]
     middle = np.sqrt(sizes.transform("min") * sizes.transform("max"))
     u = xr.DataArray(ladder["finetune_examples"] / middle, dims="run")
-    mean = log_loss + np.log((1 - floor) * u**-beta + floor)
+    mean: Any = log_loss + np.log((1 - floor) * u**-beta + floor)
     df, scale = posterior["noise_df"].values[..., None], posterior["noise"].sel(curve=curve)
     by_hand = student.logpdf(np.log(ladder["loss"].to_numpy()), df, mean.values, scale.values)
     told = power_tree["log_likelihood"]["log_loss"]
@@ -186,7 +186,7 @@ def test_log_likelihood_is_that_of_a_hand_computation(
     assert np.abs(normal - told.values).mean() > 0.05
 
 
-def test_replicated_runs_are_draws_of_the_likelihood(tree: xr.DataTree, sampled: Fit) -> None:
+def test_replicated_runs_are_draws_of_the_likelihood(tree: Tree, sampled: Fit) -> None:
     """Each through its own distribution is uniform: moments, and with the next run's they fail."""
     (own,) = sampled.posteriors
     drawn = tree["posterior_predictive"]["log_loss"].values.reshape(600, -1)
@@ -195,7 +195,7 @@ def test_replicated_runs_are_draws_of_the_likelihood(tree: xr.DataTree, sampled:
     n = drawn.size
 
     def uniform(centre: np.ndarray, width: np.ndarray) -> bool:
-        u = student.cdf((drawn - centre) / width, df)
+        u = np.asarray(student.cdf((drawn - centre) / width, df))
         off = abs(u.mean() - 0.5) * np.sqrt(12 * n), abs(u.var() * 12 - 1) * np.sqrt(n / 0.8)
         return bool(max(off) < 5)
 
@@ -206,20 +206,20 @@ def test_replicated_runs_are_draws_of_the_likelihood(tree: xr.DataTree, sampled:
     assert not uniform(np.roll(mean, 1, axis=0), scale)
 
 
-def test_the_prior_is_the_prior(tree: xr.DataTree) -> None:
+def test_the_prior_is_the_prior(tree: Tree) -> None:
     """Moments of what it is made of, and one that follows; the posterior's are others."""
     prior = tree["prior"]
     n = PRIOR_DRAWS
     assert dict(prior.sizes)["draw"] == n and dict(prior.sizes)["chain"] == 1
     row, noise, loss = WEAK["log_beta"], WEAK["noise"], WEAK["log_loss_ref"]
 
-    def standard(z: xr.DataArray) -> bool:
-        z = np.asarray(z).reshape(-1)
+    def standard(values: Any) -> bool:
+        z = np.asarray(values).reshape(-1)
         return bool(
             abs(z.mean()) < 5 / np.sqrt(len(z)) and abs(z.std() - 1) < 5 / np.sqrt(2 * len(z))
         )
 
-    def checks(group: xr.DataTree) -> list[bool]:
+    def checks(group: Tree) -> list[bool]:
         sd = group["log_beta_method_sd"]
         return [
             standard((group["log_beta_mean"] - row.location) / row.scale),
@@ -241,10 +241,11 @@ def test_the_prior_is_the_prior(tree: xr.DataTree) -> None:
 def test_several_laws_have_a_branch_each(sampled: Fit, power: Fit) -> None:
     """As each would stand alone, whatever its weight."""
     both = (replace(sampled.posteriors[0], weight=0.7), replace(power.posteriors[0], weight=0.3))
-    tree = replace(sampled, posteriors=both).to_datatree()
+    tree: Tree = replace(sampled, posteriors=both).to_datatree()
     assert set(tree.children) == {"rectified", "power"}
     for own in (sampled, power):
-        branch, alone = tree[own.spec.law], own.to_datatree()
+        branch: Tree = tree[own.spec.law]
+        alone: Tree = own.to_datatree()
         assert set(branch.children) == set(alone.children)
         for name, group in alone.children.items():
             xr.testing.assert_identical(branch[name].to_dataset(), group.to_dataset())
@@ -254,7 +255,7 @@ def test_several_laws_have_a_branch_each(sampled: Fit, power: Fit) -> None:
 # ------------------------------------------------------------------ what ArviZ makes of it
 
 
-def test_arviz_summarises_the_papers_parameters(tree: xr.DataTree, sampled: Fit) -> None:
+def test_arviz_summarises_the_papers_parameters(tree: Tree, sampled: Fit) -> None:
     names = ["A", "E", "alpha", "beta"]
     table = az.summary(tree, var_names=names, round_to="none")
     assert len(table) == 12
@@ -273,14 +274,14 @@ def test_arviz_summarises_the_papers_parameters(tree: xr.DataTree, sampled: Fit)
     assert whole["ess_bulk"].min() == pytest.approx(sampled.diagnostics.ess_bulk_min, rel=1e-9)
 
 
-def test_arviz_reads_the_samplers_statistics(tree: xr.DataTree, sampled: Fit) -> None:
+def test_arviz_reads_the_samplers_statistics(tree: Tree, sampled: Fit) -> None:
     energy = az.bfmi(tree)["energy"].to_numpy()
     assert energy.shape == (2,)
     assert energy.min() == pytest.approx(sampled.diagnostics.bfmi_min, rel=1e-9)
 
 
 @PARETO
-def test_arviz_compares_laws(tree: xr.DataTree, power_tree: xr.DataTree) -> None:
+def test_arviz_compares_laws(tree: Tree, power_tree: Tree) -> None:
     """Leave-one-out scores on log loss: sums over the 49 runs, close to the log likelihood's."""
     each = {"rectified": az.loo(tree), "power": az.loo(power_tree)}
     for name, of in (("rectified", tree), ("power", power_tree)):
@@ -314,7 +315,7 @@ def test_arviz_compares_laws(tree: xr.DataTree, power_tree: xr.DataTree) -> None
     ],
 )
 @PARETO
-def test_arviz_draws_it(tree: xr.DataTree, plot: str, options: dict[str, list[str]]) -> None:
+def test_arviz_draws_it(tree: Tree, plot: str, options: dict[str, list[str]]) -> None:
     shown = getattr(az, plot)(tree, backend="matplotlib", **options)
     figure = shown.viz["figure"].item()
     assert sum(bool(ax.lines or ax.collections) for ax in figure.axes) >= 1

@@ -106,7 +106,9 @@ def test_a_fit_of_several_laws_shows_their_weights(sampled: Fit, believed: Any) 
     assert several.laws == ("rectified", "power")
     assert several.widest.law == "rectified"
     assert set(several.summary()["law"]) == {"rectified", "power"}
-    with pytest.raises(ValueError, match="too many values"):
+    with pytest.raises(
+        TunecastError, match="laws rectified, power, whose parameters do not compare"
+    ):
         several.cell_parameters()
 
 

@@ -13,28 +13,13 @@ import pytest
 from linear_gaussian import NOISE, RUNS, USELESS, A, closed_form
 
 from tunecast.models import planning
+from tunecast.models.hierarchy.predict import Draws
+from tunecast.models.hierarchy.table import Spec
+from tunecast.models.inference.diagnostics import Diagnostics
 from tunecast.models.planning import plan
 
-
-@dataclass(frozen=True)
-class FakeColumns:
-    cell: tuple[str, ...] = ("method",)
-    factors: tuple[str, ...] = ()
-    data: str = "size"
-    curve: str = "base"
-
-
-@dataclass(frozen=True)
-class FakeDiagnostics:
-    converged: bool = True
-    reasons: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class FakeDraws:
-    expected: np.ndarray
-    scale: np.ndarray
-    df: np.ndarray
+SPEC = Spec("linear", (), "size", ("method",), "base")
+GOOD = Diagnostics(1.0, 1e3, 1e3, 0, 1.0, 1000)
 
 
 @dataclass(frozen=True)
@@ -43,8 +28,8 @@ class LinearGaussian:
 
     num_draws: int = 1000
     laws: tuple[str, ...] = ("linear",)
-    spec: FakeColumns = FakeColumns()
-    diagnostics: FakeDiagnostics = FakeDiagnostics()
+    spec: Spec = SPEC
+    diagnostics: Diagnostics = GOOD
     info: dict[str, Any] = field(default_factory=lambda: {"seed": 0})
     runs: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"method": ["a"]}))
 
@@ -55,11 +40,12 @@ class LinearGaussian:
     def check_targets(self, targets: pd.DataFrame, *, who: str) -> pd.DataFrame:
         return targets.assign(task="t", base="b").reset_index(drop=True)
 
-    def draws(self, targets: pd.DataFrame, *, seed: int | None = None) -> FakeDraws:
+    def draws(self, targets: pd.DataFrame, *, seed: int | None = None) -> Draws:
         at = targets["size"].to_numpy(int) - 1
         log_loss = self.theta @ np.vstack([RUNS, A])[at].T
         scale = np.broadcast_to(np.append(NOISE, 0.1)[at], log_loss.shape)
-        return FakeDraws(np.exp(log_loss), scale, np.full(self.num_draws, np.inf))
+        loss, df = np.exp(log_loss), np.full(self.num_draws, np.inf)
+        return Draws(loss, loss, np.ones(len(at)), scale, df)
 
     def thinned(self, draws: int) -> "LinearGaussian":
         return replace(self, num_draws=min(draws, self.num_draws))

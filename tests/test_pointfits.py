@@ -11,7 +11,7 @@ from known_laws import EXAMPLES, SIZES, TRUTHS, factors_of, runs_of
 from tunecast.models.errors import TunecastError
 from tunecast.models.laws import LAWS, get_law
 from tunecast.models.pointfits import fit_point
-from tunecast.models.pointfits.problem import LOG_D_L
+from tunecast.models.pointfits.problem import LOG_DATA_SIZE
 
 
 @pytest.mark.parametrize("delta", [1e-3, math.inf])
@@ -24,6 +24,41 @@ def test_exact_runs_are_recovered(law: str, scale: Any, delta: float) -> None:
     np.testing.assert_allclose(fit.predict(D, {"model_size": N}), truth, rtol=1e-6)
     assert fit.at_bound == ()
     assert np.abs(fit.residuals).max() < 1e-6
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_exact_runs_give_back_the_parameters(law: str) -> None:
+    """By name and factor; and hardly any other law goes through the same runs."""
+    runs, factors = runs_of(law), factors_of(law)
+    fit = fit_point(runs, law=law, factors=factors, residuals="log", delta=math.inf)
+    for name, truth in TRUTHS[law].items():
+        found = fit.parameters[name]
+        if isinstance(truth, dict):
+            assert found == {x: pytest.approx(value, rel=1e-4) for x, value in truth.items()}
+        else:
+            assert found == pytest.approx(truth, rel=1e-4), name
+    # The control. Laws that hold this one do: with D_l of 0, or with a beta of 0 before the break.
+    holds = {"multiplicative": ("rectified", "broken"), "rectified": ("broken",)}
+    for other in LAWS:
+        if other in (law, *holds.get(law, ())) or bool(factors_of(other)) != bool(factors):
+            continue
+        wrong = fit_point(runs, law=other, factors=factors, residuals="log", delta=math.inf)
+        assert np.abs(wrong.residuals).max() > 1e-5, other
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_noisy_runs_of_any_law_are_fitted_without_leaving_the_numbers(law: str) -> None:
+    """Overflow is a warning, and warnings are errors here; no fit is worse than the noise."""
+    for source in LAWS:
+        factors = factors_of(law)
+        if bool(factors_of(source)) != bool(factors):
+            continue
+        for noise in (0.005, 0.1):
+            runs = runs_of(source, noise=noise, seed=3)
+            fit = fit_point(runs, law=law, factors=factors, residuals="log", delta=math.inf)
+            assert np.isfinite(fit.residuals).all()
+            usual = np.sqrt(np.mean(fit.residuals**2))
+            assert usual < (2 * noise if source == law else 0.2), (source, noise)
 
 
 def test_two_factors_and_zero_examples_are_recovered() -> None:
@@ -79,7 +114,7 @@ def test_nothing_learned_before_leaves_d_l_at_its_bound() -> None:
     assert "D_l" in fit.at_bound or fit.parameters["D_l"] < 1e-3
     truth = LAWS["multiplicative"](1e8, {"model_size": 16e9}, **TRUTHS["multiplicative"])
     # What is left of D_l at its bound, e^(-70 beta), limits how close the two laws can come.
-    closeness = max(math.exp(LOG_D_L[0] * TRUTHS["multiplicative"]["beta"]), 1e-6)
+    closeness = max(math.exp(LOG_DATA_SIZE[0] * TRUTHS["multiplicative"]["beta"]), 1e-6)
     assert fit.predict(1e8, {"model_size": 16e9}) == pytest.approx(truth, rel=10 * closeness)
 
 

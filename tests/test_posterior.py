@@ -3,6 +3,7 @@
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,7 +62,9 @@ def test_published_parameters_reproduce_what_the_cell_expects(
     table, formula = posterior.table, LAWS[law]
     for k in range(len(table.cells)):
         found = posterior.parameters(k)
-        one = {p.name: found[p.name] for p in formula.parameters if not p.per_factor}
+        one: dict[str, Any] = {
+            p.name: found[p.name] for p in formula.parameters if not p.per_factor
+        }
         for p in formula.parameters:
             if p.per_factor:
                 one[p.name] = {x: found[f"{p.name}:{x}"] for x in table.factors}

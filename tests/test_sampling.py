@@ -243,9 +243,14 @@ def test_a_model_of_ones_own_is_sampled_in_the_place_of_ours(
 ) -> None:
     """The way through: what PyTensor makes of it is a test of minutes."""
     table = indexed(few)
-    compiled, asked = compiled_density(table, WEAK), []
-    monkeypatch.setattr(sampling, "_by_numba", lambda model: asked.append(model) or compiled)
-    model = object()
+    compiled, model = compiled_density(table, WEAK), object()
+    asked: list[object] = []
+
+    def by_numba(given: object) -> Any:
+        asked.append(given)
+        return compiled
+
+    monkeypatch.setattr(sampling, "_by_numba", by_numba)
     got = fit(
         few, law="power", draws=10, tune=10, chains=2, retry=False, progress=False,
         allow_unconverged=True, model=model,

@@ -125,7 +125,7 @@ def scores(
     log_draws: np.ndarray, y: np.ndarray, sd: float = 1.0, groups: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Scores of an ensemble whose density is normal around its mean."""
-    density = norm.logpdf(y, log_draws.mean(axis=0), sd)
+    density = np.asarray(norm.logpdf(y, log_draws.mean(axis=0), sd))
     return score_ensemble(log_draws, y, density, groups)
 
 
@@ -177,7 +177,7 @@ def test_draws_are_scored_on_log_loss_with_their_own_density() -> None:
     groups = pd.DataFrame({"task": ["a", "b", "b"]})
     got = score_draws(forecast, observed, groups)
     y = np.log(observed)
-    density = student.logpdf(y, 5, 0.4, 0.1)
+    density = np.asarray(student.logpdf(y, 5, 0.4, 0.1))
     expected = score_ensemble(np.log(forecast.loss), y, density, groups)
     pd.testing.assert_frame_equal(got, expected)
     # The control: the density given is the one that counts.

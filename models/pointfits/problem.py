@@ -27,6 +27,9 @@ type Name = tuple[str, str | None]  # of a parameter, with the factor if it has 
 # at its lower end is zero for every purpose, and so is a data size e^-70 of the middle of the data.
 BETA = (1e-4, 5.0)
 ALPHA = (-5.0, 5.0)
+# In log data size. A narrower break is a kink to any spacing of data sizes, and (D / D_b)^(1 / f)
+# would be beyond any number before the bound of D_b.
+WIDTH = (0.12, 5.0)
 LOG_DATA_SIZE = (-70.0, 25.0)
 LOG_AMPLITUDE = (-40.0, 40.0)  # of the largest loss
 SMALLEST_E = 1e-8  # of the smallest loss
@@ -215,6 +218,8 @@ def _coordinates(
             return floor
         if parameter.is_data_size:
             return LOG_DATA_SIZE
+        if parameter.name == "f":
+            return math.log(WIDTH[0]), math.log(WIDTH[1])
         if parameter.is_exponent:
             positive = parameter.support == "positive"
             return (math.log(BETA[0]), math.log(BETA[1])) if positive else ALPHA
