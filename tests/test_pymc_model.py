@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import arviz as az
@@ -13,7 +14,7 @@ import pytest
 from conftest import SMALL
 from scipy import stats
 
-from tunecast.models import fit, pymc_model
+from tunecast.models import fit, load_fit, pymc_model
 from tunecast.models.errors import TunecastError
 from tunecast.models.hierarchy.numpy_backends import (
     Simulation,
@@ -290,14 +291,15 @@ def test_a_term_of_ones_own_is_added_to_the_density(small: Small) -> None:
         assert abs(term) > 1e-3
 
 
-def test_a_changed_model_is_fitted(small: Small) -> None:
+def test_a_changed_model_is_fitted(small: Small, tmp_path: Path) -> None:
     """A term that says what E is, is heard; the fit without it says something else."""
     short: dict[str, Any] = {
         "draws": 60, "tune": 150, "chains": 2, "retry": False, "progress": False,
         "allow_unconverged": True, "law": "power",
     }  # fmt: skip
     with small.model() as model:
-        pm.Potential("known", pm.logp(pm.Normal.dist(0.5, 0.02), model["E"]).sum())
+        floor = pm.Normal("floor", 0.5, 0.02, shape=1)
+        pm.Potential("known", pm.logp(pm.Normal.dist(floor, 0.02), model["E"]).sum())
     with pytensor.config.change_flags(mode="NUMBA"):
         found = fit(small.runs, model=model, **short)
     plain = fit(small.runs, **short)
@@ -305,8 +307,26 @@ def test_a_changed_model_is_fitted(small: Small) -> None:
     assert E.shape == (120,)
     assert abs(E.mean() - 0.5) < 0.03 and E.std() < 0.05
     assert usual.std() > 0.1
-    assert list(found.posteriors[0].draws) == list(plain.posteriors[0].draws)
+    added = [*plain.posteriors[0].draws, "floor"]
+    assert sorted(found.posteriors[0].draws) == sorted(added)
     assert found.forecast(small.runs.head(2)).shape[0] == 2
+    assert found.to_datatree()["posterior"]["floor"].dims == ("chain", "draw", "floor_dim_0")
+    found.save(tmp_path / "fit.nc")
+    again = load_fit(tmp_path / "fit.nc")
+    pd.testing.assert_frame_equal(again.forecast(small.runs), found.forecast(small.runs))
+    np.testing.assert_array_equal(
+        again.posteriors[0].draws["floor"], found.posteriors[0].draws["floor"]
+    )
+
+
+def test_a_model_of_something_else_is_refused(small: Small, ladder: pd.DataFrame) -> None:
+    """Before it is sampled: in the form of a textbook, or of other runs."""
+    textbook = pymc_model(small.runs, law="power", geometry=False)
+    with pytest.raises(TunecastError, match="'base_model_sd_raw' is missing, expected the shape"):
+        fit(small.runs, law="power", model=textbook)
+    other = pymc_model(ladder, law="power")
+    with pytest.raises(TunecastError, match=r"is \(\d+,\), expected the shape \(\d+,\): give what"):
+        fit(small.runs, law="power", model=other)
 
 
 def test_law_auto_takes_no_model(small: Small) -> None:

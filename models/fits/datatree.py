@@ -67,9 +67,12 @@ def _groups(posterior: Posterior, runs: pd.DataFrame, seed: int) -> dict[str, xr
     one = {"chain": np.arange(1), "draw": np.arange(PRIOR_DRAWS)}
     sampled = {name: v.reshape(-1, *v.shape[2:]) for name, v in posterior.draws.items()}
     known = {raw(name): over for name, over in dims.items()} | dict(dims)
+    # Variables that a user added to the model have ArviZ's names of nameless dims.
+    added = {k: v for k, v in sampled.items() if k not in known}
+    known |= {k: tuple(f"{k}_dim_{i}" for i in range(v.ndim - 1)) for k, v in added.items()}
     run = {"run": labels["run"]}
     return {
-        "posterior": _labelled(_unknowns(posterior.replayed), dims, labels, chains),
+        "posterior": _labelled(_unknowns(posterior.replayed) | added, known, labels, chains),
         "unconstrained_posterior": _labelled(sampled, known, labels, chains),
         "sample_stats": xr.Dataset(
             {k: (("chain", "draw"), v) for k, v in posterior.statistics.items()}, chains

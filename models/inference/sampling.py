@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tunecast.models.errors import TunecastError
+from tunecast.models.hierarchy.numpy_backends import geometry_of, starting_point
 from tunecast.models.hierarchy.priors import Priors
 from tunecast.models.hierarchy.table import Table
 from tunecast.models.inference.diagnostics import Diagnostics, diagnose
@@ -114,12 +115,17 @@ def sample(
     target_accept : float
         Mean acceptance rate that step sizes are adapted to.
     model : pymc.Model, optional
-        The model of the same table and priors with terms of a user's own; compiled by PyTensor to
-        numba, in the place of our own code.
+        The model of the same table and priors with terms and variables of a user's own; compiled
+        by PyTensor to numba, in the place of our own code.
+
+    Raises
+    ------
+    TunecastError
+        When the model lacks a variable of the table's.
     """
     from tunecast.models.compile.density import compiled_density  # LLVM takes a while to import
 
-    compiled = compiled_density(table, priors) if model is None else _by_numba(model)
+    compiled = compiled_density(table, priors) if model is None else _by_numba(model, table, priors)
     settings = {"tune": tune, "chains": chains, "seed": seed, "target_accept": target_accept}
     found = sample_compiled(compiled, draws, settings, progress, may_stop=retry)
     if retry and not found.diagnostics.converged:
@@ -131,10 +137,19 @@ def sample(
     return found.thinned(KEPT)
 
 
-def _by_numba(model: Any) -> Any:
+def _by_numba(model: Any, table: Table, priors: Priors) -> Any:
+    """Compile a PyMC model that has every variable of the table's, in its coordinates."""
     import nutpie
 
-    names = [variable.name for variable in model.free_RVs]
+    names, shapes = [variable.name for variable in model.free_RVs], model.eval_rv_shapes()
+    point = starting_point(table, priors, 0, geometry_of(table, priors))
+    for name, value in point.items():
+        got = tuple(map(int, shapes[name])) if name in names else "missing"
+        if got != value.shape:
+            raise TunecastError(
+                f"the model's variable '{name}' is {got}, expected the shape {value.shape}: give "
+                "what pymc_model returns for the same runs and options, with its geometry"
+            )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return nutpie.compile_pymc_model(model, backend="numba", var_names=names)
