@@ -353,6 +353,28 @@ def test_the_noise_of_an_unseen_task_is_drawn_around_that_of_all_tasks(
 # ------------------------------------------------------------------ keyed draws
 
 
+def test_what_is_new_has_draws_of_its_own_in_every_unknown(
+    zhang: pd.DataFrame, believed: MakeFit
+) -> None:
+    """A new task, method and curve: standardised, no two of their unknowns go together."""
+    n = 1000
+    fit = believed(zhang, size=n)
+    values = fit.posteriors[0].values
+    found = over(predictor(fit), zhang.iloc[[0]].assign(task="t", method="m", base_model="new"))
+    names = [q.name for q in fit.posteriors[0].table.quantities if not q.per_factor]
+    drawn = [
+        found.values[f"{name}_{g}"][:, 0] / values[f"{name}_{g}_sd"]
+        for name in names
+        for g in ("task", "method", "cell")
+    ]
+    drawn += [found.values["log_noise_task"][:, 0] - values["log_noise"]]
+    drawn += [found.values["log_noise_curve"][:, 0] - found.values["log_noise_task"][:, 0]]
+    drawn += [deviations(found, found.values)[:, 0] / values["log_loss_ref_curve_sd"]]
+    together = np.corrcoef(np.clip(drawn, -3, 3)) - np.eye(len(drawn))
+    assert len(drawn) == 15
+    assert np.abs(together).max() < 5 / np.sqrt(n)
+
+
 def test_draws_belong_to_their_name() -> None:
     keyed = Keyed(seed=3, size=500)
     first = keyed.draws(None, "log_beta_curve", ("t", "fmt"), 1.5)
