@@ -89,6 +89,9 @@ def test_the_scale_of_drift_is_drawn_from_its_prior(kind: str) -> None:
     assert abs(z.std() - 1) < 5 / np.sqrt(2 * SIZE)
     other = KINDS[1 - KINDS.index(kind)]  # the control: the other walk has another scale
     assert abs((log_scale - WEAK[other].location).mean()) > 0.5
+    # Drawn apart from the other's: that tasks drift says nothing of curves.
+    scales = [Drift(WEAK, Keyed(0, SIZE)).scale(k) for k in (kind, other)]
+    assert abs(np.corrcoef(np.log(scales))[0, 1]) < 5 / np.sqrt(SIZE)
 
 
 # ------------------------------------------------------------------ in forecasts

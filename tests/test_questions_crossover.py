@@ -70,6 +70,10 @@ def test_crossover_counts_the_crossings_of_the_expected_draws(
     assert row["p_a_below_at_high"] == pytest.approx((sign[:, -1] < 0).mean())
     quantiles = row[[f"first_q{q}" for q in ("05", "25", "50", "75", "95")]].to_numpy(float)
     assert 100 <= quantiles[0] and quantiles[-1] <= 1e5 and (np.diff(quantiles) >= 0).all()
+    # Of the first crossing of every draw that crosses, once or more often.
+    count, first = crossings(np.log(grid), drawn[0] - drawn[1])
+    assert row["first_q50"] == pytest.approx(np.median(np.exp(first[count > 0])), rel=1e-12)
+    assert row["p_two"] > 0 and np.median(first[count == 1]) != np.median(first[count > 0])
     mirrored = crossover(fit, "lora", "fmt", low=100, high=1e5, points=60, **place).iloc[0]
     assert mirrored["first_q50"] == pytest.approx(row["first_q50"], rel=1e-12)
     assert mirrored["p_a_below_at_low"] == pytest.approx(1 - row["p_a_below_at_low"])

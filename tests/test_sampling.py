@@ -79,6 +79,11 @@ def test_what_the_sampler_says_of_each_transition_travels(sampled: Fit) -> None:
     ]
     off = np.array(compiled) - np.array([told["lp"][0, 0], told["lp"][1, 150], told["lp"][1, 299]])
     np.testing.assert_allclose(off, off[0], atol=1e-6)
+    # Energy is what is left of it and momenta: half a chi-square of as many degrees as unknowns.
+    unknowns = sum(v[0, 0].size for v in posterior.draws.values())
+    for energy, lp in zip(told["energy"], told["lp"], strict=True):
+        assert abs(np.corrcoef(energy + lp, lp)[0, 1]) < 5 / np.sqrt(300)
+        assert np.std(energy + lp) == pytest.approx(np.sqrt(unknowns / 2), rel=5 / np.sqrt(2 * 300))
 
 
 def log_density_of_draw(table: Table, draws: Any, chain: int, draw: int) -> float:

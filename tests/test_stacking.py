@@ -9,8 +9,10 @@ from scipy.optimize import minimize_scalar
 
 from tunecast.models.errors import TunecastError
 from tunecast.models.hierarchy.numpy_backends import geometry_of, simulate_prior
+from tunecast.models.hierarchy.predict import Predictor
 from tunecast.models.hierarchy.priors import WEAK, Priors
-from tunecast.models.hierarchy.table import Table
+from tunecast.models.hierarchy.table import Table, index_runs, spec_of
+from tunecast.models.hierarchy.targets import check_targets
 from tunecast.models.inference import stacking
 from tunecast.models.inference.diagnostics import Diagnostics
 from tunecast.models.inference.sampling import Chains
@@ -141,6 +143,13 @@ def test_weights_follow_the_density_of_the_future(
     future = split_future(ladder, ("task", "method"), "finetune_examples")
     assert log_densities.shape == (future.sum(), len(LAWS))
     np.testing.assert_allclose(list(scores.values()), log_densities.mean(axis=0))
+    # Those of log loss, by draws of a fit of the rows that are not set aside.
+    past, later = ladder[~future].reset_index(drop=True), ladder[future]
+    table = index_runs(past, spec_of(past, law="power"))
+    own = simulate_prior(table, WEAK, 300, 3, geometry_of(table, WEAK))
+    draws = Predictor(table, WEAK, own.values, 3).draws(check_targets(later, table))
+    by_hand = draws.log_density(np.log(later["loss"].to_numpy()))
+    np.testing.assert_allclose(log_densities[:, list(LAWS).index("power")], by_hand, rtol=1e-9)
     expected = stacking_weights(log_densities)
     kept = [list(LAWS).index(p.law) for p in posteriors]
     dropped = [i for i in range(len(LAWS)) if i not in kept]
