@@ -290,11 +290,11 @@ def test_levels_are_sampled_by_what_their_curves_show(
         np.testing.assert_allclose(effect("log_beta")[:, k], log_slope[:, k] - flatter, atol=1e-12)
         if table.factors:
             fall = -np.polyfit(x[own], loss[:, own].T, 1)[0]
-            np.testing.assert_allclose(effect("alpha")[:, 0, k], fall, rtol=0, atol=1e-7)
+            np.testing.assert_allclose(effect(table.law.exponent)[:, 0, k], fall, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("law", WITH_FACTORS)
-def test_the_multiplier_is_how_alpha_moves_the_slope_in_a_factor(
+def test_the_multiplier_is_how_the_exponent_moves_the_slope_in_a_factor(
     ladder: pd.DataFrame, law: str
 ) -> None:
     """Off by what keeps it from zero, in quadrature."""
@@ -302,7 +302,7 @@ def test_the_multiplier_is_how_alpha_moves_the_slope_in_a_factor(
     _, values, said = told(table)
     own = {q.name: values[q.name] for q in table.quantities}
     moved = table.law.factor_slope(own, NumPy)
-    multiplier = said["alpha_method"].multiplier
+    multiplier = said[f"{table.law.exponent}_method"].multiplier
     np.testing.assert_allclose(multiplier**2 - LEAST_MULTIPLIER**2, moved**2, rtol=0, atol=1e-12)
     assert (multiplier >= LEAST_MULTIPLIER).all()
 

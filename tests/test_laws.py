@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from tunecast.models.laws.positive import NumPy, Positive
 from tunecast.models.laws.quantities import (
     ALPHA,
     BY_FACTOR,
+    DELTA,
+    GAMMA,
     LOG_BETA,
     LOG_LOSS_REF,
     LOGIT_FLOOR,
@@ -471,12 +474,8 @@ def _floor(X: Any, *, E: Any) -> Any:
     return E
 
 
-def declared(
-    name: str,
-    parameters: tuple[Any, ...],
-    floor: Any = _floor,
-    quantities: tuple[Quantity, ...] = (LOGIT_FLOOR, LOG_LOSS_REF, LOG_BETA),
-) -> Law:
+def declared(name: str, parameters: tuple[Any, ...], floor: Any = _floor) -> Law:
+    quantities = (LOGIT_FLOOR, LOG_LOSS_REF, LOG_BETA)
     return Law(name, parameters, _reducible, floor, quantities, lambda q, xp: {}, "", "")
 
 
@@ -495,20 +494,20 @@ def test_a_declaration_that_differs_from_the_formula_fails_at_once(
 
 
 @pytest.mark.parametrize(
-    "quantities",
+    ("quantities", "expected"),
     [
-        (LOGIT_FLOOR, LOG_BETA),
-        (LOGIT_FLOOR, LOG_BETA, LOG_LOSS_REF),
-        (LOG_LOSS_REF, LOGIT_FLOOR, LOG_BETA),
-        (LOGIT_FLOOR, *BY_FACTOR, ALPHA, LOG_LOSS_REF, LOG_BETA),
+        ((LOGIT_FLOOR, LOG_BETA), "among them log_loss_ref in"),
+        ((LOGIT_FLOOR, *BY_FACTOR, LOG_LOSS_REF, LOG_BETA), "gamma, alpha, log_loss_ref in this"),
+        ((ALPHA, *BY_FACTOR, LOG_LOSS_REF, LOG_BETA), "gamma, alpha, log_loss_ref in this order"),
+        ((GAMMA, ALPHA, LOG_LOSS_REF, LOG_BETA, DELTA), "delta, log_beta in this order"),
     ],
-    ids=["one is missing", "in the wrong order", "not at the end", "of factors without alpha"],
+    ids=["no loss", "no exponent", "exponent first", "delta last"],
 )
 def test_quantities_that_coordinates_cannot_follow_fail_at_once(
-    quantities: tuple[Quantity, ...],
+    quantities: tuple[Quantity, ...], expected: str
 ) -> None:
-    with pytest.raises(TypeError, match=r"expected \['log_loss_ref', 'log_beta'\] in this order"):
-        declared("wrong", (A, BETA, E), quantities=quantities)
+    with pytest.raises(TypeError, match=f"law 'multiplicative': quantities .*{expected}"):
+        replace(get_law("multiplicative"), quantities=quantities)
 
 
 def test_a_right_declaration_passes() -> None:

@@ -35,7 +35,7 @@ from tunecast.models.laws.quantities import Quantity
 WEAKLY_IDENTIFIED, WEAKLY_IDENTIFIED_ABOVE = 0.3, 0.2
 ONSET, ONSET_ABOVE = 0.6, 0.3
 FACTOR_SLOPE_ABOVE, SLOPE_ABOVE = 0.5, 0.3
-# Where alpha hardly moves the slope in a factor, it must not be stretched without bound.
+# Where an exponent hardly moves the slope in its factor, it must not be stretched without bound.
 LEAST_MULTIPLIER = 0.03
 
 
@@ -194,8 +194,8 @@ class Geometry:
         elif q.name == "log_beta":
             offset = level.log_slope()
             weight = SLOPE_ABOVE if above else level.known.slope_weight
-        elif q.name == "alpha":
-            multiplier, offset = level.multiplier_of_alpha(), level.slopes_in_factors()
+        elif q.name == self.law.exponent:
+            multiplier, offset = level.multiplier_of_exponent(), level.slopes_in_factors()
             if above:
                 weight = FACTOR_SLOPE_ABOVE
             else:
@@ -251,13 +251,13 @@ class _Level:
         last = "_mean" if self.grouping is None else f"_{self.grouping.name}"
         return {name: self.mean(name) for name in names if f"{name}{last}" in self.values}
 
-    def multiplier_of_alpha(self) -> Any:
-        """Return how far alpha moves the slope of log loss in a factor."""
+    def multiplier_of_exponent(self) -> Any:
+        """Return how far the exponent moves the slope of log loss in a factor."""
         moved = self.geometry.law.factor_slope(self._means(), self.xp)
         return self.xp.sqrt(moved**2 + LEAST_MULTIPLIER**2)
 
     def slopes_in_factors(self) -> Any:
-        """Return the slopes in the factors beyond alpha's part: gamma, and what base models add."""
+        """Return the slopes in the factors without the exponent's part: gamma, and of base models."""
         base = self.values.get("base_model_effect")
         if base is None:
             return self.mean("gamma")
@@ -278,7 +278,8 @@ class _Level:
         offset = 0.0 if base is None else base @ self.known.mean_of_base
         if not self.geometry.table.factors:
             return offset
-        slope = self.mean("gamma") + self.multiplier_of_alpha() * self.mean("alpha")
+        exponent = self.mean(self.geometry.law.exponent)
+        slope = self.mean("gamma") + self.multiplier_of_exponent() * exponent
         return offset - (slope * self.known.centre).sum(axis=-2)
 
     def log_slope(self) -> Any:

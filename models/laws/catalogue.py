@@ -200,6 +200,9 @@ A_OF_SIZE = Parameter(
     "A", "A", "positive", "nats x unit of X^alpha", "loss with unlimited data", False, ("X^alpha",)
 )
 D_C = Parameter("D_c", "D_c", "positive", "unit of D", "critical data size", False, ("D",))
+ALPHA_OVER_BETA = Quantity(
+    "alpha_over_beta", Prior(1.0, 1.0, 0.5, NO_SD, "exponent of a factor over beta"), True
+)
 LOG_ONSET = Quantity(
     "log_onset", Prior(1.0, 2.0, 1.0, 0.3, "log of D_c / (A^(1/beta) D) at the reference")
 )
@@ -218,7 +221,8 @@ def _kaplan_at_reference(q: Quantities, xp: Any) -> dict[str, Any]:
     beta = xp.exp(q["log_beta"])
     log_A = q["log_loss_ref"] - beta * xp.softplus(q["log_onset"])
     D_c = Positive(q["log_onset"] + log_A / beta, xp)
-    return {"A": Positive(log_A, xp), "alpha": q["alpha"], "D_c": D_c, "beta": beta}
+    alpha = {k: ratio * beta for k, ratio in q["alpha_over_beta"].items()}
+    return {"A": Positive(log_A, xp), "alpha": alpha, "D_c": D_c, "beta": beta}
 
 
 KAPLAN = Law(
@@ -226,17 +230,18 @@ KAPLAN = Law(
     parameters=(A_OF_SIZE, ALPHAS, D_C, BETA),
     reducible=_kaplan,
     floor=None,
-    quantities=(*BY_FACTOR, LOG_ONSET, ALPHA, LOG_LOSS_REF, LOG_BETA),
+    quantities=(*BY_FACTOR, LOG_ONSET, LOG_BETA, ALPHA_OVER_BETA, LOG_LOSS_REF),
     at_reference=_kaplan_at_reference,
     latex=r"L = ((A \prod_k X_k^{-\alpha_k})^{1/\beta} + D_c / D)^{\beta}",
     reference="arXiv:2001.08361 eq. 1.5, with A = N_c^alpha and any number of factors at once",
     log_slope=lambda q, xp: log_sigmoid(xp.clip(q["log_onset"], LEAST_ONSET, math.inf), xp),
-    factor_slope=lambda q, xp: xp.exp(log_sigmoid(-q["log_onset"], xp))[..., None, :],
+    factor_slope=lambda q, xp: xp.exp(q["log_beta"] + log_sigmoid(-q["log_onset"], xp))[
+        ..., None, :
+    ],
     moved=lambda q, log_x, xp: {
-        "log_onset": sum(
-            (q["alpha"][k] * x / xp.exp(q["log_beta"]) for k, x in log_x.items()), q["log_onset"]
-        )
+        "log_onset": sum((q["alpha_over_beta"][k] * x for k, x in log_x.items()), q["log_onset"])
     },
+    exponent="alpha_over_beta",
 )
 
 # --------------------------------------------------------------------------- broken power law

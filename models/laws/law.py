@@ -28,11 +28,6 @@ type ByFactor = Mapping[str, Values]
 type Quantities = Mapping[str, Any]
 
 
-# Quantities that every law has, and those of every law with factors. Coordinates of the later ones
-# follow from the earlier ones (`tunecast.models.hierarchy.geometry`).
-BY_FACTORS, LAST = ["gamma", "delta", "alpha"], ["log_loss_ref", "log_beta"]
-
-
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """One parameter of a law.
@@ -91,8 +86,9 @@ class Law:
     floor : callable or None
         Function of ``X`` and the other parameters; None for a law without irreducible loss.
     quantities : tuple of Quantity
-        What the hierarchy samples of it, those that runs determine least first: gamma, delta and
-        alpha where it has factors, and at the end log_loss_ref and log_beta.
+        What the hierarchy samples of it. Those that runs determine least come first, and those
+        from which the coordinates of others follow: with factors gamma, the exponent, log_loss_ref;
+        and delta, log_beta.
     at_reference : callable
         ``at_reference(q, xp)`` returns the parameters in units of the reference point, from the
         quantities there: exponents plain, all others as `Positive`.
@@ -102,8 +98,10 @@ class Law:
         ``log_slope(q, xp)``: log of the local slope ``-d log L / d log D`` at the reference point
         over beta. By default that of a power law above its floor.
     factor_slope : callable
-        ``factor_slope(q, xp)``: the local slope ``-d log L / d log X_k`` there over ``alpha_k``,
-        with an axis for factors before the last (of size 1 where all have the same).
+        ``factor_slope(q, xp)``: the local slope ``-d log L / d log X_k`` there over the exponent of
+        ``X_k``, with an axis for factors before the last (of size 1 where all have the same).
+    exponent : str
+        The quantity by which that slope grows: alpha, or another from which alpha follows.
     moved : callable or None
         ``moved(q, log_x, xp)``: quantities of a curve, beside loss, floor and beta, that depend on
         the factors; ``log_x`` maps factors to their log over the reference.
@@ -130,6 +128,7 @@ class Law:
         log_sigmoid(-q["logit_floor"], xp)
     )[..., None, :]
     moved: Callable[[Quantities, ByFactor, Any], dict[str, Values]] | None = None
+    exponent: str = "alpha"
 
     def __post_init__(self) -> None:
         declared = {parameter.name for parameter in self.parameters}
@@ -140,12 +139,15 @@ class Law:
                 "formula and the declaration"
             )
         names = [quantity.name for quantity in self.quantities]
-        order = [*(BY_FACTORS if self.has("alpha") else ()), *LAST]
-        if [name for name in names if name in {*BY_FACTORS, *LAST}] != order or names[-2:] != LAST:
-            raise TypeError(
-                f"law '{self.name}': quantities {names}, expected {order} in this order, the last "
-                "two at the end"
-            )
+        pairs: list[tuple[str, ...]] = [("log_loss_ref",), ("log_beta",)]
+        if self.has("alpha"):
+            pairs += [("gamma", self.exponent, "log_loss_ref"), ("delta", "log_beta")]
+        for order in pairs:
+            if [name for name in names if name in order] != list(order):
+                raise TypeError(
+                    f"law '{self.name}': quantities {', '.join(names)}, expected among them "
+                    f"{', '.join(order)} in this order"
+                )
 
     def _parts(self) -> tuple[Callable[..., Values], ...]:
         return (self.reducible,) if self.floor is None else (self.reducible, self.floor)
