@@ -257,7 +257,7 @@ class _Level:
         return self.xp.sqrt(moved**2 + LEAST_MULTIPLIER**2)
 
     def slopes_in_factors(self) -> Any:
-        """Return the slopes in the factors without the exponent's part: gamma, and of base models."""
+        """Return slopes in the factors without the exponent's part: gamma, and of base models."""
         base = self.values.get("base_model_effect")
         if base is None:
             return self.mean("gamma")

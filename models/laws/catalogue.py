@@ -235,9 +235,7 @@ KAPLAN = Law(
     latex=r"L = ((A \prod_k X_k^{-\alpha_k})^{1/\beta} + D_c / D)^{\beta}",
     reference="arXiv:2001.08361 eq. 1.5, with A = N_c^alpha and any number of factors at once",
     log_slope=lambda q, xp: log_sigmoid(xp.clip(q["log_onset"], LEAST_ONSET, math.inf), xp),
-    factor_slope=lambda q, xp: xp.exp(q["log_beta"] + log_sigmoid(-q["log_onset"], xp))[
-        ..., None, :
-    ],
+    factor_slope=lambda q, xp: xp.exp(q["log_beta"] - xp.softplus(q["log_onset"]))[..., None, :],
     moved=lambda q, log_x, xp: {
         "log_onset": sum((q["alpha_over_beta"][k] * x for k, x in log_x.items()), q["log_onset"])
     },

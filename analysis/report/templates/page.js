@@ -70,7 +70,7 @@ function lossAt(curves, data, newRun) {
       for (let i = 0; i < shape.length; i++) at[i] = shape[i][d];
       let mean = level[d] + relative(u, ...at) + walk[d];
       if (z) mean += c.noise[d] * z[d];
-      out[row++] = Math.exp(Math.max(-page.model.far, Math.min(mean, page.model.far)));
+      out[row++] = Math.exp(Math.max(-page.model.max_log_loss, Math.min(mean, page.model.max_log_loss)));
     }
   }
   return out;
