@@ -14,7 +14,7 @@ from tunecast.analysis.report.page_law import curve_quantities, javascript
 from tunecast.analysis.report.page_predictor import PageCurve, PagePredictor
 from tunecast.analysis.report.strata import factors_of
 from tunecast.models.hierarchy.drift import KNOT
-from tunecast.models.hierarchy.predict import MAX_LOG_LOSS
+from tunecast.models.laws.positive import MAX_LOG
 
 # Curves of known base models come along as long as they leave the page small.
 CURVE_BYTES = 1_200_000
@@ -32,7 +32,7 @@ def payload(draws: PageDraws) -> dict[str, Any]:
     bases = _known_bases(draws)
     return {
         "knot": KNOT,
-        "max_log_loss": MAX_LOG_LOSS,
+        "max_log_loss": MAX_LOG,
         "data": draws.fit.spec.data,
         "factors": [asdict(factor) for factor in factors_of(draws.fit)],
         "settings": [

@@ -30,7 +30,6 @@ from tunecast.models.hierarchy.targets import curve_labels, index_targets, known
 from tunecast.models.laws.positive import MAX_LOG, NumPy
 
 CHUNK = 256  # targets at a time, so that memory does not grow with their number
-MAX_LOG_LOSS = MAX_LOG / 2  # a draw that runs away must leave variances numbers
 
 
 @dataclass(frozen=True)
@@ -214,8 +213,8 @@ class Predictor:
             scale[:, part] = found.values["noise"][:, found.table.run_curve]
             beyond[part] = self._extrapolation(found.table)
         noise = scale * np.stack([self.run_noise(j) for j in range(n)], axis=1)
-        both = np.clip([mean + noise, mean], -MAX_LOG_LOSS, MAX_LOG_LOSS)
-        return Draws(*np.exp(both), beyond, scale, self.values["noise_df"])
+        loss, expected = (np.exp(np.clip(v, -MAX_LOG, MAX_LOG)) for v in (mean + noise, mean))
+        return Draws(loss, expected, beyond, scale, self.values["noise_df"])
 
     def run_noise(self, target: int) -> np.ndarray:
         """Return standard draws of the run noise of a target, by its position, shape (draws,)."""

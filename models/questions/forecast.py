@@ -25,7 +25,7 @@ def forecast(fit: Forecaster, targets: pd.DataFrame, *, seed: int | None = None)
     DataFrame
         The targets' columns and, in nats per target token, ``loss_mean, loss_sd, loss_q05,
         loss_q25, loss_q50, loss_q75, loss_q95`` of a new run, ``expected_q05, expected_q50,
-        expected_q95`` of its mean; ``extrapolation``, how many times beyond the data the target
+        expected_q95`` without run noise; ``extrapolation``, how many times beyond the data the target
         lies; ``converged``; and ``simulated`` for a fit of simulated runs.
 
     Raises
@@ -36,7 +36,8 @@ def forecast(fit: Forecaster, targets: pd.DataFrame, *, seed: int | None = None)
     draws = fit.draws(targets, seed=seed)
     table = targets.reset_index(drop=True).copy()
     table["loss_mean"] = draws.loss.mean(axis=0)
-    table["loss_sd"] = draws.loss.std(axis=0)
+    with np.errstate(over="ignore"):  # infinite, where a draw ran away: a law far below its data
+        table["loss_sd"] = draws.loss.std(axis=0)
     for q, values in zip(QUANTILES, np.quantile(draws.loss, QUANTILES, axis=0), strict=True):
         table[f"loss_q{round(100 * q):02d}"] = values
     ends = (0.05, 0.5, 0.95)
