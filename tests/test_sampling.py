@@ -10,7 +10,7 @@ import pytest
 from tunecast.models import pymc_model
 from tunecast.models.compile.density import compiled_density
 from tunecast.models.errors import TunecastError
-from tunecast.models.fits.fit import Fit, fit
+from tunecast.models.fits.fit import Fit
 from tunecast.models.hierarchy.priors import WEAK
 from tunecast.models.hierarchy.table import Table, index_runs, spec_of
 from tunecast.models.inference import diagnostics, sampling
@@ -238,41 +238,3 @@ def test_too_little_sampling_is_refused(options: Any, match: str) -> None:
     with pytest.raises(TunecastError, match=match):
         sampling.check_sampler(**options)
     sampling.check_sampler(draws=10, tune=10, chains=2)
-
-
-# ------------------------------------------------------------------ a model of a user's own
-
-
-def test_a_model_of_ones_own_is_sampled_in_the_place_of_ours(
-    few: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The way through: what PyTensor makes of it is a test of minutes."""
-    table = indexed(few)
-    compiled, model = compiled_density(table, WEAK), object()
-    asked: list[object] = []
-
-    def by_numba(given: object) -> Any:
-        asked.append(given)
-        return compiled
-
-    monkeypatch.setattr(sampling, "_by_numba", by_numba)
-    got = fit(
-        few, law="power", draws=10, tune=10, chains=2, retry=False, progress=False,
-        allow_unconverged=True, model=model,
-    )  # fmt: skip
-    assert asked == [model]
-    assert got.posteriors[0].chains == (2, 10)
-
-
-@pytest.mark.slow
-def test_a_term_of_ones_own_moves_the_posterior(few: pd.DataFrame) -> None:
-    import pymc as pm
-
-    ask: dict[str, Any] = {"law": "power", "draws": 100, "tune": 150, "chains": 2, "seed": 1}
-    ask |= {"retry": False, "progress": False, "allow_unconverged": True}
-    with pymc_model(few, law="power") as model:
-        pm.Potential("known_floor", (-0.5 * ((model["E"] - 3.0) / 0.01) ** 2).sum())
-    told = fit(few, model=model, **ask).posteriors[0].values["E"]
-    assert abs(told.mean() - 3) < 0.02 and 0.005 < told.std() < 0.02
-    # The control: without the term the floor is anywhere.
-    assert fit(few, **ask).posteriors[0].values["E"].std() > 0.2
