@@ -57,7 +57,7 @@ NARROW: Priors = {
     "logit_floor": replace(WEAK["logit_floor"], scale=0.7, effect=0.3),
     "log_beta": replace(WEAK["log_beta"], scale=0.4, effect=0.2),
     "alpha": replace(WEAK["alpha"], scale=0.1, effect=0.05),
-    "logit_onset": replace(WEAK["logit_onset"], scale=0.7, effect=0.2),
+    "logit_data_share": replace(WEAK["logit_data_share"], scale=0.7, effect=0.2),
     "log_A_over_E": replace(WEAK["log_A_over_E"], scale=0.5, effect=0.2),
     "base_model": replace(WEAK["base_model"], scale=0.3),
     "noise": replace(WEAK["noise"], scale=0.3, effect=0.2, scatter=0.3),

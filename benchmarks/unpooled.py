@@ -16,7 +16,7 @@ from tunecast.models.laws import get_law
 from tunecast.models.laws.law import log_relative_loss
 from tunecast.models.laws.positive import NumPy
 
-WEAKLY_IDENTIFIED = ("logit_floor", "logit_onset")
+WEAKLY_IDENTIFIED = ("logit_floor", "logit_data_share")
 
 
 def unpooled(

@@ -92,20 +92,20 @@ def test_a_curve_that_rises_says_nothing_of_its_log_slope(ladder: pd.DataFrame) 
     assert np.isfinite(told.curve_log_slope).all()
 
 
-@pytest.mark.parametrize("onset", [-2.0, 0.0, 1.2])
-def test_the_curvature_of_a_cell_is_its_laws(ladder: pd.DataFrame, onset: float) -> None:
-    """Of a rectified law without a floor it is exp(-onset), of a power law 0.
+@pytest.mark.parametrize("logit_share", [-2.0, 0.0, 1.2])
+def test_the_curvature_of_a_cell_is_its_laws(ladder: pd.DataFrame, logit_share: float) -> None:
+    """Of a rectified law without a floor it is exp(-logit_share), of a power law 0.
 
     A law is no parabola: over a tenth of a doubling about the reference it nearly is.
     """
     law, beta, D_ref = get_law("rectified"), 0.3, 600.0
     D = D_ref * 2 ** (0.01 * (np.log2(ladder["finetune_examples"]) - np.log2(D_ref)))
     sizes = {"model_size": ladder["model_size"].to_numpy()}
-    D_l = D_ref * np.exp(-onset / beta)
+    D_l = D_ref * np.exp(-logit_share / beta)
     loss = law(D, sizes, A=9.0, alpha={"model_size": 0.1}, D_l=D_l, beta=beta, E=0.0)
     runs = ladder.assign(finetune_examples=D, loss=loss)
     found = curvature_of_cells(indexed(runs))
-    np.testing.assert_allclose(found, np.exp(-onset), rtol=0.05)
+    np.testing.assert_allclose(found, np.exp(-logit_share), rtol=0.05)
     straight = ladder.assign(loss=9.0 * ladder["finetune_examples"] ** -0.3)
     np.testing.assert_allclose(curvature_of_cells(indexed(straight)), 0.2)  # the least there is
 

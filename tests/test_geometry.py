@@ -309,8 +309,8 @@ def test_the_multiplier_is_how_the_exponent_moves_the_slope_in_a_factor(
 
 @pytest.mark.parametrize("bend", [0.4, 1.0, 6.0])
 def test_the_bend_is_what_the_sampler_takes_it_for(ladder: pd.DataFrame, bend: float) -> None:
-    """Minus the second derivative over the squared slope, by central differences, where an onset
-    is sampled as 0."""
+    """Minus the second derivative over the squared slope, by central differences, where the logit
+    of the data share is sampled as 0."""
     table = indexed(ladder, "rectified")
     estimates = geometry_of(table, WEAK).estimates
     levels = {
@@ -319,13 +319,17 @@ def test_the_bend_is_what_the_sampler_takes_it_for(ladder: pd.DataFrame, bend: f
     floor, mean = -0.7, 0.4
     values = {
         "logit_floor_mean": np.array(floor), "logit_floor_method": np.zeros(3),
-        "logit_onset_mean": np.array(mean),
+        "logit_data_share_mean": np.array(mean),
     }  # fmt: skip
     geometry = Geometry(table, replace(estimates, levels=levels))
-    said = geometry.coordinate("logit_onset_method", values, NumPy)
+    said = geometry.coordinate("logit_data_share_method", values, NumPy)
     # The unknown is the effect of a level on top of the mean.
-    onset = mean - np.asarray(said.offset)
-    own = {"logit_floor": np.full(3, floor), "logit_onset": onset, "log_beta": np.log(0.3)}
+    logit_share = mean - np.asarray(said.offset)
+    own = {
+        "logit_floor": np.full(3, floor),
+        "logit_data_share": logit_share,
+        "log_beta": np.log(0.3),
+    }
     h = 1e-3
     below, at, above = (
         log_relative_loss(table.law, np.full(3, x), own, NumPy) for x in (-h, 0.0, h)

@@ -141,7 +141,7 @@ def test_a_curve_without_deviations_is_the_law_with_the_printed_parameters(
         table, formula = posterior.table, get_law(law)
         for k, cell in enumerate(table.cells):
             own = {q.name: posterior.values[q.name][0, ..., k : k + 1] for q in table.quantities}
-            if own["log_beta"] < np.log(0.02):  # D_l = exp(-onset / beta) leaves the numbers
+            if own["log_beta"] < np.log(0.02):  # D_l = exp(-logit_share / beta) leaves the numbers
                 continue
             log_x = {f: x[:, j] for j, f in enumerate(factors)}
             curve = expected_at(formula, by_factor(formula, own, factors), log_x, NumPy)
@@ -176,7 +176,7 @@ ENDLESS: dict[str, Callable[[dict[str, Any]], Any]] = {
     ),
     "rectified": lambda q: q["log_loss_ref"] - np.log1p(np.exp(-q["logit_floor"])),
     "kaplan": lambda q: (
-        q["log_loss_ref"] - np.exp(q["log_beta"]) * np.log1p(np.exp(-q["log_onset"]))
+        q["log_loss_ref"] - np.exp(q["log_beta"]) * np.log1p(np.exp(-q["log_ratio"]))
     ),
     "broken": lambda q: q["log_loss_ref"] - np.log1p(np.exp(-q["logit_floor"])),
 }  # fmt: skip
@@ -295,8 +295,8 @@ QUANTITIES = {
     "power": "logit_floor log_loss_ref log_beta",
     "multiplicative": "logit_floor gamma delta alpha log_loss_ref log_beta",
     "additive": "logit_floor gamma delta log_A_over_E alpha log_loss_ref log_beta",
-    "rectified": "logit_floor gamma delta logit_onset alpha log_loss_ref log_beta",
-    "kaplan": "gamma delta log_onset log_beta alpha_over_beta log_loss_ref",
+    "rectified": "logit_floor gamma delta logit_data_share alpha log_loss_ref log_beta",
+    "kaplan": "gamma delta log_ratio log_beta alpha_over_beta log_loss_ref",
     "broken": (
         "logit_floor gamma delta log_break log_steeper log_width alpha log_loss_ref log_beta"
     ),

@@ -37,7 +37,7 @@ class LevelEstimates:
         The part of that variance which comes from run noise.
     curvature : ndarray, shape (levels,)
         Minus the least-squares second derivative of log loss in log data size at the reference,
-        over the squared slope: of a rectified law without a floor ``exp(-logit_onset)``.
+        over the squared slope: of a rectified law without a floor ``exp(-logit_data_share)``.
     slope_weight : ndarray, shape (levels,)
         How far the runs determine the level's slope in the data size, 0 to 1.
     """
@@ -131,7 +131,7 @@ def least_squares(table: Table) -> Curves:
 
 def curvature_of_cells(table: Table) -> np.ndarray:
     """Return each cell's curvature, from one parabola with a mean for each curve, in 0.2 to 50."""
-    found = np.ones(len(table.cells))  # logit_onset 0: what runs that show none are given
+    found = np.ones(len(table.cells))  # logit_data_share 0: what runs that show none are given
     cell = table.curve_cell[table.run_curve]
     for k in range(len(found)):
         runs = cell == k

@@ -33,7 +33,7 @@ from tunecast.models.laws.quantities import Quantity
 
 # Weights of partial centring, of cells and of what is above them. They steer the sampler alone.
 WEAKLY_IDENTIFIED, WEAKLY_IDENTIFIED_ABOVE = 0.3, 0.2
-ONSET, ONSET_ABOVE = 0.6, 0.3
+DATA_SHARE, DATA_SHARE_ABOVE = 0.6, 0.3
 FACTOR_SLOPE_ABOVE, SLOPE_ABOVE = 0.5, 0.3
 # Where an exponent hardly moves the slope in its factor, it must not be stretched without bound.
 LEAST_MULTIPLIER = 0.03
@@ -200,8 +200,8 @@ class Geometry:
                 weight = FACTOR_SLOPE_ABOVE
             else:
                 estimate, precision = level.known.factor_slope, level.factor_slope_precision()
-        elif q.name == "logit_onset":
-            offset, weight = level.log_curvature(), ONSET_ABOVE if above else ONSET
+        elif q.name == "logit_data_share":
+            offset, weight = level.log_curvature(), DATA_SHARE_ABOVE if above else DATA_SHARE
         if g is None:
             parts = (offset, multiplier, weight, estimate, precision)
             return Coordinate(*(_only(part) for part in parts))
@@ -290,6 +290,6 @@ class _Level:
         return offset - (self.mean("delta") * self.known.centre).sum(axis=-2)
 
     def log_curvature(self) -> Any:
-        """Return the log of how the curve bends at the reference, but for the onset's part."""
+        """Return the log of the curvature at the reference, but for the data share's part."""
         floor = self.xp.exp(log_sigmoid(self.mean("logit_floor"), self.xp))
         return self.xp.log(self.known.curvature * (1.0 - floor) + floor)

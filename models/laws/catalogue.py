@@ -16,7 +16,6 @@ References
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from tunecast.models.errors import TunecastError
@@ -162,8 +161,8 @@ ADDITIVE = Law(
 # --------------------------------------------------------------------------- rectified
 
 D_L = Parameter("D_l", "D_l", "positive", "unit of D", "pre-learned data size", False, ("D",))
-LOGIT_ONSET = Quantity(
-    "logit_onset",
+LOGIT_DATA_SHARE = Quantity(
+    "logit_data_share",
     Prior(1.0, 1.0, 0.4, 0.3, "logit of D^beta / (D_l^beta + D^beta) at the reference"),
 )
 
@@ -177,8 +176,8 @@ def _rectified(
 def _rectified_at_reference(q: Quantities, xp: Any) -> dict[str, Any]:
     beta = xp.exp(q["log_beta"])
     reducible, floor = split(q, xp)
-    A = Positive(reducible.log - log_sigmoid(q["logit_onset"], xp), xp)
-    D_l = Positive(-q["logit_onset"] / beta, xp)
+    A = Positive(reducible.log - log_sigmoid(q["logit_data_share"], xp), xp)
+    D_l = Positive(-q["logit_data_share"] / beta, xp)
     return {"A": A, "alpha": q["alpha"], "D_l": D_l, "beta": beta, "E": floor}
 
 
@@ -187,11 +186,13 @@ RECTIFIED = Law(
     parameters=(A, ALPHAS, D_L, BETA, E),
     reducible=_rectified,
     floor=irreducible,
-    quantities=(LOGIT_FLOOR, *BY_FACTOR, LOGIT_ONSET, ALPHA, LOG_LOSS_REF, LOG_BETA),
+    quantities=(LOGIT_FLOOR, *BY_FACTOR, LOGIT_DATA_SHARE, ALPHA, LOG_LOSS_REF, LOG_BETA),
     at_reference=_rectified_at_reference,
     latex=r"L = A \prod_k X_k^{-\alpha_k} / (D_l^{\beta} + D^{\beta}) + E",
     reference="arXiv:2402.02314, joint in model size and data size; its D_l is ours to the beta",
-    log_slope=lambda q, xp: log_sigmoid(-q["logit_floor"], xp) + log_sigmoid(q["logit_onset"], xp),
+    log_slope=lambda q, xp: (
+        log_sigmoid(-q["logit_floor"], xp) + log_sigmoid(q["logit_data_share"], xp)
+    ),
 )
 
 # --------------------------------------------------------------------------- Kaplan's joint law
@@ -203,12 +204,9 @@ D_C = Parameter("D_c", "D_c", "positive", "unit of D", "critical data size", Fal
 ALPHA_OVER_BETA = Quantity(
     "alpha_over_beta", Prior(1.0, 1.0, 0.5, NO_SD, "exponent of a factor over beta"), True
 )
-LOG_ONSET = Quantity(
-    "log_onset", Prior(1.0, 2.0, 1.0, 0.3, "log of D_c / (A^(1/beta) D) at the reference")
+LOG_RATIO = Quantity(
+    "log_ratio", Prior(1.0, 2.0, 1.0, 0.3, "log of D_c / (A^(1/beta) D) at the reference")
 )
-# Below it hardly anything depends on the data, and coordinates no longer follow the slope: the beta
-# by which such a curve fell as its runs do would be beyond any number.
-LEAST_ONSET = -20.0
 
 
 def _kaplan(
@@ -219,8 +217,8 @@ def _kaplan(
 
 def _kaplan_at_reference(q: Quantities, xp: Any) -> dict[str, Any]:
     beta = xp.exp(q["log_beta"])
-    log_A = q["log_loss_ref"] - beta * xp.softplus(q["log_onset"])
-    D_c = Positive(q["log_onset"] + log_A / beta, xp)
+    log_A = q["log_loss_ref"] - beta * xp.softplus(q["log_ratio"])
+    D_c = Positive(q["log_ratio"] + log_A / beta, xp)
     alpha = {k: ratio * beta for k, ratio in q["alpha_over_beta"].items()}
     return {"A": Positive(log_A, xp), "alpha": alpha, "D_c": D_c, "beta": beta}
 
@@ -230,14 +228,14 @@ KAPLAN = Law(
     parameters=(A_OF_SIZE, ALPHAS, D_C, BETA),
     reducible=_kaplan,
     floor=None,
-    quantities=(*BY_FACTOR, LOG_ONSET, LOG_BETA, ALPHA_OVER_BETA, LOG_LOSS_REF),
+    quantities=(*BY_FACTOR, LOG_RATIO, LOG_BETA, ALPHA_OVER_BETA, LOG_LOSS_REF),
     at_reference=_kaplan_at_reference,
     latex=r"L = ((A \prod_k X_k^{-\alpha_k})^{1/\beta} + D_c / D)^{\beta}",
     reference="arXiv:2001.08361 eq. 1.5, with A = N_c^alpha and any number of factors at once",
-    log_slope=lambda q, xp: log_sigmoid(xp.clip(q["log_onset"], LEAST_ONSET, math.inf), xp),
-    factor_slope=lambda q, xp: xp.exp(q["log_beta"] - xp.softplus(q["log_onset"]))[..., None, :],
+    log_slope=lambda q, xp: log_sigmoid(q["log_ratio"], xp),
+    factor_slope=lambda q, xp: xp.exp(q["log_beta"] - xp.softplus(q["log_ratio"]))[..., None, :],
     moved=lambda q, log_x, xp: {
-        "log_onset": sum((q["alpha_over_beta"][k] * x for k, x in log_x.items()), q["log_onset"])
+        "log_ratio": sum((q["alpha_over_beta"][k] * x for k, x in log_x.items()), q["log_ratio"])
     },
     exponent="alpha_over_beta",
 )
