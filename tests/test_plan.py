@@ -136,8 +136,8 @@ def test_a_budget_is_used_up(believed: Callable[..., Fit], pool: pd.DataFrame) -
     priced = pool.assign(cost=1.0)
     ask = {"targets": TARGETS, "draws": 2000, "check": False}
     found = plan(fit, priced, budget=17.0, **ask).runs  # type: ignore[arg-type]
-    # The last of 18 runs tell no more than chance does.
-    assert 14 <= found["cumulative_cost"].iloc[-1] <= 17
+    # The last of 18 runs tell no more than chance does: eight seeds end after 13 to 17.
+    assert 12 <= found["cumulative_cost"].iloc[-1] <= 17
     assert found["gain"].notna().all() and found["gain_nested"].isna().all()
     # Control: without one, what tells next to nothing is not made.
     free = plan(fit, priced, runs=18, **ask).runs  # type: ignore[arg-type]
