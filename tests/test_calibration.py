@@ -65,9 +65,12 @@ def test_intervals_at_16b_cover_and_p_best_beats_a_third(benchmark: Any, tmp_pat
 
 
 @pytest.mark.slow
-def test_ranks_of_prior_draws_are_uniform(benchmark: Any, tmp_path: Path) -> None:
-    """40 simulations: gross faults only; draws of 0.7 of the right spread are one."""
+def test_ranks_of_prior_draws_are_uniform(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """40 simulations: gross faults only; draws of 0.4 of the right spread are one."""
     sbc = benchmark("sbc")
+    monkeypatch.setattr(sbc, "SHRINK", 0.4)
     settings = SAMPLER | {"law": "rectified", "target_accept": 0.95}
     records = sbc.run(tmp_path / "sbc.jsonl", SIMULATIONS, settings)
     assert not sbc.fails(sbc.uniformity(records, "ranks"))
