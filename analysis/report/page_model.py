@@ -13,7 +13,7 @@ from tunecast.analysis.report.page_draws import PageDraws
 from tunecast.analysis.report.page_law import curve_quantities, javascript
 from tunecast.analysis.report.page_predictor import PageCurve, PagePredictor
 from tunecast.analysis.report.strata import factors_of
-from tunecast.models.hierarchy.drift import KNOT
+from tunecast.models.hierarchy.drift import KAPPA, KNOT, REST_SLOPE, TERMS
 from tunecast.models.laws.positive import MAX_LOG
 
 # Curves of known base models come along as long as they leave the page small.
@@ -31,7 +31,7 @@ def payload(draws: PageDraws) -> dict[str, Any]:
     """Return the draws and ranges that a page computes with, ready for JSON."""
     bases = _known_bases(draws)
     return {
-        "knot": KNOT,
+        "drift": {"kappa": KAPPA, "rest_slope": REST_SLOPE, "knot": KNOT},
         "max_log_loss": MAX_LOG,
         "data": draws.fit.spec.data,
         "factors": [asdict(factor) for factor in factors_of(draws.fit)],
@@ -67,7 +67,7 @@ def _known_bases(draws: PageDraws) -> KnownBases:
 def _affordable(draws: PageDraws) -> list[str]:
     """Return the base models whose curves the page can hold, in the order of the runs they have."""
     counts = draws.fit.runs[draws.fit.spec.curve].astype(str).value_counts(sort=True)
-    arrays = 1 + max(len(curve_quantities(p.law)) for p in draws.predictors)
+    arrays = 1 + 2 * TERMS + max(len(curve_quantities(p.law)) for p in draws.predictors)
     kept, spent = [], 0
     for base in counts.index:
         curves = sum(len(s.methods) for s in draws.strata if base in draws.base_models(s))
@@ -115,7 +115,9 @@ def _written(curve: PageCurve) -> dict[str, Any]:
         "quantities": [_packed(values) for values in curve.quantities],
         "noise": _packed(curve.noise),
         "range": curve.seen,
-        "cell_range": curve.cell_seen,
+        "task_range": curve.task_seen,
+        "drift": [_packed(values) for values in curve.drift.T],
+        "task_drift": [_packed(values) for values in curve.task_drift.T],
         "ref": curve.reference,
         "shifts": curve.shifts,
     }

@@ -1,4 +1,4 @@
-"""Curves as arrays that a page can hold, with drift from one pool of innovations.
+"""Curves as arrays that a page can hold, with drifts that go on from one pool of innovations.
 
 They predict as `tunecast.models.hierarchy.predict.Predictor` does, with two liberties that a
 picture needs. The own deviations of a new curve do not change with its size: at any one size they
@@ -35,8 +35,10 @@ class PageCurve:
         In the order of `curve_quantities`; of a new curve, what they add to what its cell expects.
     noise : ndarray
         Scale of run noise.
-    seen, cell_seen : tuple of float
-        Log2 of the smallest and the largest data size of the curve, and of its cell.
+    seen, task_seen : tuple of float
+        Log2 of the smallest and the largest data size of the curve, and of its task.
+    drift, task_drift : ndarray, shape (draws, TERMS)
+        Coefficients of the curve's own drift, and of that of its task.
     reference : float
         Log2 of the data size of the reference.
     shifts : tuple of int
@@ -48,7 +50,9 @@ class PageCurve:
     quantities: tuple[np.ndarray, ...]
     noise: np.ndarray
     seen: tuple[float, float]
-    cell_seen: tuple[float, float]
+    task_seen: tuple[float, float]
+    drift: np.ndarray
+    task_drift: np.ndarray
     reference: float
     shifts: tuple[int, int]
     cell: tuple[np.ndarray, ...] = ()
@@ -78,7 +82,8 @@ class PagePredictor:
         self.first_knot = int(np.floor(low / KNOT)) - 1
         count = int(np.ceil(high / KNOT)) + 1 - self.first_knot
         rng = self.predictor.keyed.rng("drift pool")
-        self.pool = _single(rng.standard_normal((count, self.size)))
+        # The last two are of what the terms leave of the slope at the low and at the high end.
+        self.pool = _single(rng.standard_normal((count + 2, self.size)))
         walks: list[tuple[str, object]] = [("drift_task", task) for task in self.table.tasks]
         for base in ("", *self.table.base_models):
             for s in strata:
@@ -113,8 +118,8 @@ class PagePredictor:
         return self._curve(found, self._quantities(found), ())
 
     def drift_scale(self, kind: str) -> np.ndarray:
-        """Return the scale of ``drift_task`` or ``drift_curve`` between two knots."""
-        return self.predictor.drift.scale(kind)
+        """Return the scale of ``drift_task`` or ``drift_curve``, per doubling."""
+        return self.predictor.drift.scales[kind]
 
     def run_noise(self) -> np.ndarray:
         """Return the standard noise of the first new run, a value for each draw."""
@@ -150,14 +155,19 @@ class PagePredictor:
             quantities=tuple(quantities),
             noise=found.values["noise"][:, 0],
             seen=(float(table.curve_low[0]), float(table.curve_high[0])),
-            cell_seen=(float(table.cell_low[0]), float(table.cell_high[0])),
+            task_seen=(float(table.task_low[0]), float(table.task_high[0])),
+            drift=found.values["drift_curve"][:, :, 0],
+            task_drift=found.values["drift_task"][:, :, 0],
             reference=float(table.log2_d_ref[0]),
             shifts=(self._shift["drift_task", table.tasks[0]], self._shift[whose]),
             cell=tuple(cell),
         )
 
-    def _innovation(self, kind: str, whose: object, knot: float) -> np.ndarray:
-        row = round((knot - KNOT / 2) / KNOT) - self.first_knot
+    def _innovation(self, kind: str, whose: object, what: object) -> np.ndarray:
+        if isinstance(what, float):
+            row = round((what - KNOT / 2) / KNOT) - self.first_knot
+        else:
+            row = -2 if what == "low" else -1
         return np.roll(self.pool[row], -self._shift[kind, whose])
 
 

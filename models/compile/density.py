@@ -23,7 +23,7 @@ from nutpie.compile_pymc import CompiledPyMCModel
 from tunecast.models.compile import llvm
 from tunecast.models.compile.graph import Node, Size, Tape
 from tunecast.models.compile.program import Program, write
-from tunecast.models.hierarchy.estimates import LevelEstimates, estimate
+from tunecast.models.hierarchy.estimates import DriftEstimates, LevelEstimates, estimate
 from tunecast.models.hierarchy.geometry import Geometry
 from tunecast.models.hierarchy.groupings import Grouping
 from tunecast.models.hierarchy.model import hierarchy
@@ -34,14 +34,18 @@ from tunecast.models.hierarchy.numpy_backends import (
     starting_point,
 )
 from tunecast.models.hierarchy.priors import Priors
-from tunecast.models.hierarchy.table import Table
+from tunecast.models.hierarchy.table import Subset, Table
 from tunecast.models.laws.quantities import Prior
 
 STEP = 1e-6  # of the central difference that checks a gradient
 VALUE_ERROR, SLOPE_ERROR = 1e-8, 1e-5  # relative; rounding in the difference is below 1e-8
 
 # Dimensions whose sizes follow from the structure alone.
-STRUCTURAL = ("factor",)
+STRUCTURAL = ("factor", "drift_term")
+
+
+# What holds numbers of a table, its priors or estimates.
+_PARTS = (Grouping, Subset, Prior, LevelEstimates, DriftEstimates, Mapping)
 
 
 class DensityError(RuntimeError):
@@ -127,7 +131,7 @@ class Recorded:
                 return value
             return self._tape.input(name, tuple(f"{name}:{k}" for k in range(np.ndim(value))))
         some = value[0] if isinstance(value, tuple) and value else value
-        if isinstance(some, Grouping | Prior | LevelEstimates | Mapping):
+        if isinstance(some, _PARTS):
             return Recorded(value, name, self._taken, self._tape)
         return value
 

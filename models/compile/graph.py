@@ -377,6 +377,13 @@ class Tape:
         shape[along] = end
         return self.total(placed, tuple(shape))
 
+    def add_at(self, x: Node, places: Node, values: Node) -> Node:
+        """Return x with values added to some places of its last axis, each named once."""
+        loops = here(values.shape)
+        where = (*loops[:-1], Listed(places, (len(loops) - 1,)))
+        shape = (*values.shape[:-1], x.shape[-1])
+        return self.total([(self.spread(x, shape), here(shape)), (values, where)], shape)
+
     def log_gamma(self, x: Any) -> Node:
         """Return the log of the gamma function of positive x."""
         result: Node = log_gamma(self.node(x), self)

@@ -54,7 +54,7 @@ def _groups(posterior: Posterior, runs: pd.DataFrame, seed: int) -> dict[str, xr
     table, values, dims = posterior.table, posterior.values, posterior.replayed.dims
     labels = table.coords
     chains = {"chain": np.arange(posterior.chains[0]), "draw": np.arange(posterior.chains[1])}
-    mean, scale = values["expected_log_loss"], values["noise"][:, table.run_curve]
+    mean, scale = values["expected_log_loss"], values["scale"]
     df = values["noise_df"][:, None]
     rng = np.random.default_rng([seed, 4])
     replicated = mean + scale * rng.standard_t(np.broadcast_to(df, mean.shape))

@@ -73,6 +73,8 @@ class Estimates:
         Weight of partial centring of base-model effects; usual scatter of curves in log loss.
     levels : mapping of str to LevelEstimates
         By name of the grouping; "" for a table of one cell.
+    drift_task, drift_curve : DriftEstimates
+        What residuals say of the drifts of tasks, and of curves that show a curvature.
     """
 
     curve_runs: np.ndarray
@@ -85,6 +87,33 @@ class Estimates:
     base_weight: np.ndarray
     loss_scatter: np.ndarray
     levels: Mapping[str, LevelEstimates]
+    drift_task: DriftEstimates
+    drift_curve: DriftEstimates
+
+
+@dataclass(frozen=True)
+class DriftEstimates:
+    """How coefficients of drifts follow from what a law leaves of log losses, by least squares.
+
+    Parameters
+    ----------
+    runs : ndarray of int, shape (drifts, most runs)
+        The runs of each, repeated where one has fewer.
+    weight : ndarray, shape (TERMS, drifts, most runs)
+        Weight of each run in each coefficient.
+    noise_variance : ndarray, shape (TERMS, drifts)
+        Squared error of that where run noise is 1.
+    curve_variance : ndarray, shape (TERMS, drifts)
+        The same where coefficients of curves' own drifts have variance 1.
+    known : ndarray, shape (TERMS, drifts)
+        1, or 0 where the runs say nothing of it.
+    """
+
+    runs: np.ndarray
+    weight: np.ndarray
+    noise_variance: np.ndarray
+    curve_variance: np.ndarray
+    known: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -174,6 +203,34 @@ def _excess_scatter(
     return math.sqrt(max(between - float((relative[measured] ** 2).mean()), 0.0))
 
 
+def _padded(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the members of each group, repeated where it has fewer than another, and how many."""
+    order, count = np.argsort(group, kind="stable"), np.bincount(group)
+    place = np.arange(count.max()) + (np.cumsum(count) - count)[:, None]
+    return order[np.minimum(place, len(order) - 1)], count
+
+
+def _drifts(table: Table, group: np.ndarray, basis: np.ndarray) -> DriftEstimates:
+    """Return what runs say of the drift of each group, each curve at a level of its own."""
+    runs, count = _padded(group)
+    terms, (groups, most) = len(basis), runs.shape
+    weight = np.zeros((terms, groups, most))
+    by_curves = np.zeros((terms, groups))
+    for g, n in enumerate(count):
+        own = runs[g, :n]
+        _, curve = np.unique(table.run_curve[own], return_inverse=True)
+        per_curve = np.bincount(curve)
+        b = basis[:, own]
+        means = np.stack([np.bincount(curve, row) for row in b]) / per_curve
+        weight[:, g, :n] = found = np.linalg.pinv((b - means[:, curve]).T, rcond=1e-6)
+        for row in table.curve_drift_basis[:, own]:
+            moved = np.stack([np.bincount(curve, w * row) for w in found])
+            by_curves[:, g] += (moved**2).sum(axis=1)
+    variance = (weight**2).sum(axis=2)
+    known = variance > 0
+    return DriftEstimates(runs, weight, np.where(known, variance, 1.0), by_curves, known * 1.0)
+
+
 def estimate(table: Table, priors: Priors) -> Estimates:
     """Return what least squares says of a table, in the light of the priors' usual scatter."""
     curves = least_squares(table)
@@ -181,9 +238,7 @@ def estimate(table: Table, priors: Priors) -> Estimates:
     # The Fisher information of a run on the log scale of noise is about 1, 2 if noise were normal;
     # and some runs went into the curve.
     spare = np.maximum(curves.runs - 3, 0)
-    order = np.argsort(table.run_curve, kind="stable")
-    count = np.bincount(table.run_curve)
-    place = np.arange(count.max()) + (np.cumsum(count) - count)[:, None]
+    runs_of_curve, count = _padded(table.run_curve)
     weight = slope_weight(table, curves, priors["log_beta"].scatter)
     groups = {g.name: g.index for g in (*table.groupings[:1], *table.groupings[-1:])}
     groups = groups or {"": np.zeros(len(table.cells), dtype=int)}
@@ -193,7 +248,7 @@ def estimate(table: Table, priors: Priors) -> Estimates:
         curve_log_loss=curves.mean_log_loss,
         curve_log_slope=np.log(np.where(fall > 0, fall, 1.0)),
         curve_slope_precision=curves.width * fall**2,
-        runs_of_curve=order[np.minimum(place, len(order) - 1)],
+        runs_of_curve=runs_of_curve,
         run_weight=(np.arange(count.max()) < count[:, None]) / count[:, None],
         noise_weight=spare / (spare + priors["noise"].scatter ** -2),
         base_weight=np.array(
@@ -204,7 +259,18 @@ def estimate(table: Table, priors: Priors) -> Estimates:
             name: _of_levels(table, curves, index[table.curve_cell], weight, usual)
             for name, index in groups.items()
         },
+        drift_task=_drifts(table, table.run_task, table.task_drift_basis),
+        drift_curve=_drifts_of_curves(table),
     )
+
+
+def _drifts_of_curves(table: Table) -> DriftEstimates:
+    found = _drifts(table, table.run_curve, table.curve_drift_basis)
+    some = table.curvatures.curves
+    return DriftEstimates(
+        found.runs[some], found.weight[:, some], found.noise_variance[:, some],
+        np.zeros_like(found.noise_variance[:, some]), found.known[:, some],
+    )  # fmt: skip
 
 
 def _of_levels(

@@ -112,7 +112,9 @@ class Geometry:
         self._rules: dict[str, Callable[[Mapping[str, Any], Any], Coordinate]] = {
             "base_model_effect": self._base_model,
             "log_noise_task": lambda v, xp: CENTRED,
-            "log_noise_curve": lambda v, xp: Coordinate(weight=self.estimates.noise_weight),
+            "log_noise_curve": self._noise_of_curve,
+            "drift_task": self._drift_of_task,
+            "drift_curve": self._drift_of_curve,
             "log_beta_curve": self._slope_of_curve,
             "log_loss_ref_curve": self._mean_of_curve,
         }
@@ -144,23 +146,57 @@ class Geometry:
 
     # ----------------------------------------------------------------- curves
 
+    def _of_shown(self, value: Any, shown: Any) -> Any:
+        """Return what there is of the curves that show something, of what there is of all."""
+        return value if shown.every else value[..., shown.curves]
+
+    def _noise_of_curve(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
+        return Coordinate(
+            weight=self._of_shown(self.estimates.noise_weight, self.table.curvatures)
+        )
+
     def _slope_of_curve(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
-        known = self.estimates
+        known, shown = self.estimates, self.table.slopes
         own = {}
         for q in self.table.quantities:
-            for name in (f"{q.name}_curve", f"{q.name}_expected"):
-                if name in values:
-                    own[q.name] = values[name]
+            for ending in ("curve_or_mean", "curve", "expected"):
+                if f"{q.name}_{ending}" in values:
+                    own[q.name] = self._of_shown(values[f"{q.name}_{ending}"], shown)
+                    break
         return Coordinate(
             offset=self.law.log_slope(own, xp),
-            estimate=known.curve_log_slope,
-            precision=known.curve_slope_precision / values["noise"] ** 2,
+            estimate=self._of_shown(known.curve_log_slope, shown),
+            precision=self._of_shown(known.curve_slope_precision, shown)
+            / self._of_shown(values["noise"], shown) ** 2,
+        )
+
+    def _drift_of_task(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
+        known = self.estimates.drift_task
+        left = self.table.log_loss - values["log_relative_loss"]
+        noise, curve_sd = xp.exp(values["log_noise_task"]), values["drift_curve_sd"][..., None, None]
+        variance = (
+            known.noise_variance * noise[..., None, :] ** 2 + known.curve_variance * curve_sd**2
+        )
+        return Coordinate(
+            estimate=(left[..., known.runs][..., None, :, :] * known.weight).sum(axis=-1),
+            precision=known.known / variance,
+        )
+
+    def _drift_of_curve(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
+        known, table = self.estimates.drift_curve, self.table
+        of_task = (values["drift_task"][..., table.run_task] * table.task_drift_basis).sum(axis=-2)
+        left = table.log_loss - values["log_relative_loss"] - of_task
+        noise = self._of_shown(values["noise"], table.curvatures)
+        return Coordinate(
+            estimate=(left[..., known.runs][..., None, :, :] * known.weight).sum(axis=-1),
+            precision=known.known / (known.noise_variance * noise[..., None, :] ** 2),
         )
 
     def _mean_of_curve(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
         # A gather, not a matrix product: chains that run side by side must not share BLAS threads.
         known = self.estimates
-        relative = values["log_relative_loss"][..., known.runs_of_curve] * known.run_weight
+        relative = values["log_relative_loss"] + values["drift"]
+        relative = relative[..., known.runs_of_curve] * known.run_weight
         return Coordinate(
             offset=relative.sum(axis=-1),
             estimate=known.curve_log_loss,

@@ -38,6 +38,16 @@ def hierarchy(rv: Backend, t: Table, p: Priors) -> None:
     """
     law, xp = t.law, rv.xp
 
+    def own(name: str, mean: Any, sd: Any, shown: Any) -> Any:
+        # A curve's own value of something. A deviation from the mean that its runs cannot show is
+        # not sampled; a forecast draws it.
+        if shown.every:
+            return rv.normal(name, mean, sd, "curve")
+        if shown.some:
+            usual = mean[..., shown.curves]
+            mean = xp.add_at(mean, shown.curves, rv.normal(name, usual, sd, shown.dim) - usual)
+        return rv.deterministic(f"{name}_or_mean", mean, "curve")
+
     # A base model shifts the log loss of all curves that start from it: some checkpoints are odd.
     base_sd = rv.lognormal("base_model_sd", p["base_model"].location, p["base_model"].scale)
 
@@ -52,7 +62,7 @@ def hierarchy(rv: Backend, t: Table, p: Priors) -> None:
     # Noise of a run on log loss: a scale for each task, around it one for each curve.
     log_noise = rv.normal("log_noise", p["noise"].location, p["noise"].scale)
     of_task = rv.normal("log_noise_task", log_noise[..., None], p["noise"].effect, "task")
-    of_curve = rv.normal("log_noise_curve", of_task[..., t.curve_task], p["noise"].scatter, "curve")
+    of_curve = own("log_noise_curve", of_task[..., t.curve_task], p["noise"].scatter, t.curvatures)
     noise = rv.deterministic("noise", xp.exp(of_curve), "curve")
     df_above_2 = rv.lognormal("noise_df_above_2", p["noise_df"].location, p["noise_df"].scale)
     noise_df = rv.deterministic("noise_df", 2.0 + df_above_2)
@@ -83,12 +93,25 @@ def hierarchy(rv: Backend, t: Table, p: Priors) -> None:
     curve = expected_at(law, by_factor(law, of_curves, t.factors), x, xp)
     for q in t.quantities:
         if q.varies and q.name != "log_loss_ref":
+            shown = t.slopes if q.shown_by == 2 else t.curvatures
             sd = curve_sd[q.name][..., None]
-            curve[q.name] = rv.normal(f"{q.name}_curve", curve[q.name], sd, "curve")
+            curve[q.name] = own(f"{q.name}_curve", curve[q.name], sd, shown)
         elif q.name in curve:
             rv.deterministic(f"{q.name}_expected", curve[q.name], "curve")
     relative = log_relative_loss(law, t.log_u, curve, xp, t.run_curve)
     rv.deterministic("log_relative_loss", relative, "run")
+
+    # Beyond any law the slope of log loss in log data size drifts, that of all curves of a task and
+    # that of each (`drift.py`); the coefficients are of its expansion over the data sizes seen.
+    task_sd = rv.lognormal("drift_task_sd", p["drift_task"].location, p["drift_task"].scale)
+    curve_sd["drift"] = rv.lognormal("drift_curve_sd", p["drift_curve"].location, p["drift_curve"].scale)
+    drifts = rv.normal("drift_task", 0.0, task_sd[..., None, None], "drift_term", "task")
+    drift = (drifts[..., t.run_task] * t.task_drift_basis).sum(axis=-2)
+    if t.curvatures.some:
+        sd = curve_sd["drift"][..., None, None]
+        drifts = rv.normal("drift_curve", 0.0, sd, "drift_term", t.curvatures.dim)
+        drift = drift + (drifts[..., t.run_curved] * t.curve_drift_basis).sum(axis=-2)
+    relative = relative + rv.deterministic("drift", drift, "run")
 
     expected = curve["log_loss_ref"]
     if base is None:
@@ -104,7 +127,12 @@ def hierarchy(rv: Backend, t: Table, p: Priors) -> None:
     # The sampling error of a test set is left out: runs of a task share their test set, so it moves
     # them together and is no part of what one differs from another by.
     mu = rv.deterministic("expected_log_loss", loss[..., t.run_curve] + relative, "run")
-    rv.observe("log_loss", t.log_loss, noise_df, mu, noise[..., t.run_curve], "run")
+    scale = noise[..., t.run_curve]
+    if not t.slopes.every:
+        # Away from the reference, a curve of one data size misses by its slope's deviation too.
+        missed = curve_sd["log_beta"][..., None] * relative * t.run_flat
+        scale = xp.sqrt(scale * scale + missed * missed)
+    rv.observe("log_loss", t.log_loss, noise_df, mu, rv.deterministic("scale", scale, "run"), "run")
 
 
 def curve_scale(curve_sd: Any, base: Any, base_sd: Any, xp: Any) -> tuple[Any, float]:

@@ -73,7 +73,13 @@ class Simulation(Backend):
 
 
 # What may be sampled in units of what its runs say.
-ESTIMATED = tuple(map(raw, ("log_beta_curve", "log_loss_ref_curve", "base_model_effect")))
+ESTIMATED = tuple(
+    raw(name)
+    for name in (
+        *("log_beta_curve", "log_loss_ref_curve", "base_model_effect"),
+        *("drift_task", "drift_curve"),
+    )
+)
 
 
 class InitialPoint(Backend):

@@ -6,7 +6,7 @@ the targets: what the fit knows of a target is looked up in its draws, and whate
 fitted hierarchy has for it. Every draw of something new is keyed by its name, so two targets that
 share an unseen base model share its effect, and the expected loss of a target does not depend on
 which others were asked for with it; run noise is keyed by the position of the target. Beyond the
-data comes slope drift (`tunecast.models.hierarchy.drift`), of which the fitted runs say nothing.
+data drifts go on (`tunecast.models.hierarchy.drift`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pandas as pd
 from scipy.special import logsumexp
 
 from tunecast.models.hierarchy.backend import Backend
-from tunecast.models.hierarchy.drift import Drift, Innovation
+from tunecast.models.hierarchy.drift import Continuation, Innovation
 from tunecast.models.hierarchy.keyed import Keyed
 from tunecast.models.hierarchy.model import hierarchy
 from tunecast.models.hierarchy.numpy_backends import log_density_of
@@ -149,6 +149,9 @@ class Predictive(Backend):
         labels, lead = self.labels[dim], self.shape(dims[:-1])
         # A fit of one task knows the task, but has no effects of tasks.
         found = self.found[dim] if name in self.known else np.full(len(labels), -1)
+        shown = self.fitted.shown(name)
+        if shown is not None:
+            found = np.where(found >= 0, shown.places[found], -1)
         z = np.zeros((self.keyed.size, *lead, len(labels)))
         for i in np.flatnonzero(found < 0):
             if labels[i] != self.seen.get(dim):
@@ -178,7 +181,7 @@ class Predictor:
     by_size : bool
         See `Predictive`.
     innovation : callable, optional
-        See `tunecast.models.hierarchy.drift.Drift`.
+        See `tunecast.models.hierarchy.drift.Continuation`.
     """
 
     def __init__(
@@ -193,7 +196,8 @@ class Predictor:
     ) -> None:
         self.table, self.priors, self.values, self.by_size = table, priors, values, by_size
         self.keyed = Keyed(seed, len(values["base_model_sd"]))
-        self.drift = Drift(priors, self.keyed, innovation)
+        scales = {kind: values[f"{kind}_sd"] for kind in ("drift_task", "drift_curve")}
+        self.drift = Continuation(scales, self.keyed, innovation)
 
     def hierarchy(self, targets: pd.DataFrame) -> Predictive:
         """Return the model over checked targets: every quantity of their cells and curves."""
@@ -209,8 +213,8 @@ class Predictor:
         for start in range(0, n, CHUNK):
             part = slice(start, min(start + CHUNK, n))
             found = self.hierarchy(targets.iloc[part])
-            mean[:, part] = found.values["expected_log_loss"] + self._drifted(found.table)
-            scale[:, part] = found.values["noise"][:, found.table.run_curve]
+            mean[:, part] = found.values["expected_log_loss"] + self._continued(found.table)
+            scale[:, part] = found.values["scale"]
             beyond[part] = self._extrapolation(found.table)
         noise = scale * np.stack([self.run_noise(j) for j in range(n)], axis=1)
         loss, expected = (np.exp(np.clip(v, -MAX_LOG, MAX_LOG)) for v in (mean + noise, mean))
@@ -220,19 +224,17 @@ class Predictor:
         """Return standard draws of the run noise of a target, by its position, shape (draws,)."""
         return self.keyed.rng("run noise", target).standard_t(self.values["noise_df"])
 
-    def _drifted(self, table: Table) -> np.ndarray:
-        """Return what drift adds to each target: its task's beyond the cell's data, and its own."""
+    def _continued(self, table: Table) -> np.ndarray:
+        """Return what drifts beyond the data add to each target, but for their coefficients."""
         total = np.zeros((self.keyed.size, len(table.run_curve)))
-        doublings = table.log_u / np.log(2)
         labels = curve_labels(table)
-        for i, c in enumerate(table.run_curve):
-            k = table.curve_cell[c]
-            at = float(doublings[i] + table.log2_d_ref[k])
-            task, own = table.tasks[table.curve_task[c]], labels[c]
+        for i, (c, at) in enumerate(zip(table.run_curve, table.doublings, strict=True)):
+            t, own = table.curve_task[c], labels[c]
             total[:, i] = self.drift.beyond(
-                "drift_task", task, at, float(table.cell_low[k]), float(table.cell_high[k])
+                "drift_task", table.tasks[t], float(at),
+                float(table.task_low[t]), float(table.task_high[t]),
             ) + self.drift.beyond(
-                "drift_curve", own if self.by_size else own[:2], at,
+                "drift_curve", own if self.by_size else own[:2], float(at),
                 float(table.curve_low[c]), float(table.curve_high[c]),
             )  # fmt: skip
         return total
@@ -240,7 +242,7 @@ class Predictor:
     def _extrapolation(self, table: Table) -> np.ndarray:
         """Return how many times beyond the fitted runs each target lies."""
         curve, seen = table.run_curve, self.table.curve_x
-        at = table.log_u / np.log(2) + table.log2_d_ref[table.curve_cell[curve]]
+        at = table.doublings
         far = np.maximum(at - table.curve_high[curve], table.curve_low[curve] - at) * np.log(2)
         if seen.shape[1]:
             x = table.curve_x[curve]

@@ -22,14 +22,28 @@ from tunecast.models.hierarchy.table import (
 )
 
 
+class PyTensor:
+    """What formulas take from PyTensor."""
+
+    def __getattr__(self, name: str) -> Any:
+        import pytensor.tensor as pt
+
+        return getattr(pt, name)
+
+    @staticmethod
+    def add_at(x: Any, places: Any, values: Any) -> Any:
+        """Return x with values added to some places of its last axis, each named once."""
+        import pytensor.tensor as pt
+
+        return pt.inc_subtensor(x[..., places], values)
+
+
 class PyMC(Backend):
     """Random variables of the PyMC model in whose context it is used."""
 
     def __init__(self, table: Table, geometry: Geometry | None) -> None:
-        import pytensor.tensor as pt
-
         super().__init__(table, geometry)
-        self.xp = pt
+        self.xp = PyTensor()
 
     def draw(
         self, name: str, df: float | None, location: Any, scale: Any, dims: tuple[str, ...]

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from tunecast.models.errors import TunecastError
+from tunecast.models.hierarchy.drift import TERMS, basis
 from tunecast.models.hierarchy.groupings import Grouping, groupings_of
 from tunecast.models.laws import Law, get_law
 from tunecast.models.laws.quantities import Quantity
@@ -117,6 +118,47 @@ def usable(runs: pd.DataFrame, data: str) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
+class Subset:
+    """Curves that show something of their own.
+
+    Parameters
+    ----------
+    name : str
+        Of the dimension that they are, where they are not all.
+    curves : ndarray of int
+        Which they are.
+    count : int
+        Number of all curves.
+    """
+
+    name: str
+    curves: np.ndarray
+    count: int
+
+    @property
+    def every(self) -> bool:
+        """Whether all curves are among them."""
+        return len(self.curves) == self.count
+
+    @property
+    def some(self) -> bool:
+        """Whether any is."""
+        return len(self.curves) > 0
+
+    @property
+    def dim(self) -> str:
+        """Name of their dimension."""
+        return "curve" if self.every else self.name
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Where among them each curve is, -1 where it is not."""
+        found = np.full(self.count, -1)
+        found[self.curves] = np.arange(len(self.curves))
+        return found
+
+
+@dataclass(frozen=True)
 class Table:
     """Index arrays of a table of runs; see the module for the words.
 
@@ -139,6 +181,10 @@ class Table:
         Log2 of the smallest and the largest data size of each curve.
     cell_low, cell_high : ndarray, shape (cells,)
         The same over each cell.
+    task_low, task_high : ndarray, shape (tasks,)
+        The same over each task.
+    curve_sizes : ndarray of int, shape (curves,)
+        Number of different data sizes of each curve: what it shows of its own depends on that.
     x_ref : tuple of float
         Reference value of each factor, in its unit.
     log2_d_ref : ndarray, shape (cells,)
@@ -168,6 +214,9 @@ class Table:
     curve_high: np.ndarray
     cell_low: np.ndarray
     cell_high: np.ndarray
+    task_low: np.ndarray
+    task_high: np.ndarray
+    curve_sizes: np.ndarray
     x_ref: tuple[float, ...]
     log2_d_ref: np.ndarray
     run_curve: np.ndarray
@@ -190,6 +239,59 @@ class Table:
     def quantities(self) -> tuple[Quantity, ...]:
         """What is sampled of the law: without factors, nothing that there is one of for each."""
         return tuple(q for q in self.law.quantities if self.factors or not q.per_factor)
+
+    @cached_property
+    def slopes(self) -> Subset:
+        """Curves that show a slope: of two data sizes or more."""
+        return Subset("sloped_curve", np.flatnonzero(self.curve_sizes > 1), len(self.curve_sizes))
+
+    @cached_property
+    def curvatures(self) -> Subset:
+        """Curves that show a curvature: of three data sizes or more."""
+        return Subset("curved_curve", np.flatnonzero(self.curve_sizes > 2), len(self.curve_sizes))
+
+    def shown(self, name: str) -> Subset | None:
+        """Return the curves that have an unknown of their own of this name; None for all."""
+        if name in ("log_noise_curve", "drift_curve"):
+            return self.curvatures
+        of = {f"{q.name}_curve": q for q in self.quantities}.get(name)
+        if of is None or of.name == "log_loss_ref":
+            return None
+        return self.slopes if of.shown_by == 2 else self.curvatures
+
+    @cached_property
+    def run_flat(self) -> np.ndarray:
+        """1 for runs of curves that show no slope, else 0, shape (runs,)."""
+        return (self.curve_sizes < 2).astype(float)[self.run_curve]
+
+    @cached_property
+    def run_task(self) -> np.ndarray:
+        """Task of each run."""
+        return self.curve_task[self.run_curve]
+
+    @cached_property
+    def run_curved(self) -> np.ndarray:
+        """Place of each run's curve among those that show a curvature; 0 where it shows none."""
+        return np.maximum(self.curvatures.places, 0)[self.run_curve]
+
+    @property
+    def doublings(self) -> np.ndarray:
+        """Log2 of the data size of each run."""
+        return self.log_u / np.log(2) + self.log2_d_ref[self.curve_cell[self.run_curve]]
+
+    @cached_property
+    def task_drift_basis(self) -> np.ndarray:
+        """What the coefficients of each run's task's drift add to it, shape (TERMS, runs)."""
+        k = self.run_task
+        return basis(self.doublings, self.task_low[k], self.task_high[k])
+
+    @cached_property
+    def curve_drift_basis(self) -> np.ndarray:
+        """What those of its curve's own drift add, 0 where it shows no curvature."""
+        c = self.run_curve
+        return basis(self.doublings, self.curve_low[c], self.curve_high[c]) * (
+            self.curve_sizes[c] > 2
+        )
 
     @cached_property
     def base_curve(self) -> np.ndarray:
@@ -222,7 +324,10 @@ class Table:
             "cell": [" / ".join(cell) for cell in self.cells],
             "task": list(self.tasks),
             "base_model": list(self.base_models),
+            self.slopes.dim: [names[c] for c in self.slopes.curves],
+            self.curvatures.dim: [names[c] for c in self.curvatures.curves],
             "curve": names,
+            "drift_term": [str(k + 1) for k in range(TERMS)],
             "run": list(self.run_ids),
             **{grouping.name: list(grouping.levels) for grouping in self.groupings},
         }
@@ -277,6 +382,8 @@ def index_runs(runs: pd.DataFrame, spec: Spec, *, check: bool = True) -> Table:
     x = np.log2(runs[spec.data].to_numpy(float))
     cell_low, cell_high = _extremes(x, run_cell, len(cells))
     curve_low, curve_high = _extremes(x, run_curve, n_curves)
+    task_low, task_high = _extremes(x, task, len(tasks))
+    sizes = np.unique(np.stack([run_curve, np.round(x, 9)]), axis=1)[0].astype(int)
     # The middle of the data, on the log scale, is where loss and slope are least correlated.
     log2_d_ref = (cell_low + cell_high) / 2
     x_ref = tuple(float(np.exp(np.median(f[first]))) for f in factors)
@@ -295,6 +402,9 @@ def index_runs(runs: pd.DataFrame, spec: Spec, *, check: bool = True) -> Table:
         curve_high=curve_high,
         cell_low=cell_low,
         cell_high=cell_high,
+        task_low=task_low,
+        task_high=task_high,
+        curve_sizes=np.bincount(sizes, minlength=n_curves),
         x_ref=x_ref,
         log2_d_ref=log2_d_ref,
         run_curve=run_curve,

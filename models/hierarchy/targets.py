@@ -118,6 +118,7 @@ def index_targets(targets: pd.DataFrame, fitted: Table) -> Table:
     doublings = np.log2(targets[spec.data].to_numpy(float))
     cell_low = np.array([fitted.cell_low[k].min() for k in near])
     cell_high = np.array([fitted.cell_high[k].max() for k in near])
+    task_low, task_high = _task_ranges(tasks, run_task, run_cell, cell_low, cell_high, fitted)
     curve_cell = run_cell[first]
     low, high = cell_low[curve_cell], cell_high[curve_cell]
     known = known_curves(fitted)
@@ -139,6 +140,10 @@ def index_targets(targets: pd.DataFrame, fitted: Table) -> Table:
         curve_high=high,
         cell_low=cell_low,
         cell_high=cell_high,
+        task_low=task_low,
+        task_high=task_high,
+        # Whatever the fitted runs show, a forecast has deviations of its own.
+        curve_sizes=np.full(len(curve_cell), 3),
         x_ref=fitted.x_ref,
         log2_d_ref=ref,
         run_curve=run_curve,
@@ -147,6 +152,22 @@ def index_targets(targets: pd.DataFrame, fitted: Table) -> Table:
         run_ids=tuple(map(str, range(len(targets)))),
         one_curve_per_base_model=fitted.one_curve_per_base_model,
     )
+
+
+def _task_ranges(
+    tasks: list[str], run_task: np.ndarray, run_cell: np.ndarray,
+    cell_low: np.ndarray, cell_high: np.ndarray, fitted: Table,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Return the range of data sizes of each task: as fitted, or that of its cells."""
+    low, high = np.empty(len(tasks)), np.empty(len(tasks))
+    places = {name: i for i, name in enumerate(fitted.tasks)}
+    for t, name in enumerate(tasks):
+        if name in places:
+            low[t], high[t] = fitted.task_low[places[name]], fitted.task_high[places[name]]
+        else:
+            cells = run_cell[run_task == t]
+            low[t], high[t] = cell_low[cells].min(), cell_high[cells].max()
+    return low, high
 
 
 type CurveLabel = tuple[tuple[str, ...], str, tuple[float, ...]]

@@ -33,6 +33,14 @@ class NumPy:
         """Return the log of the gamma function."""
         return special.gammaln(x)
 
+    @staticmethod
+    def add_at(x: Any, places: Any, values: Any) -> Any:
+        """Return x with values added to some places of its last axis, each named once."""
+        shape = np.broadcast_shapes(x.shape, (*values.shape[:-1], x.shape[-1]))
+        found = np.array(np.broadcast_to(x, shape))
+        found[..., places] += values
+        return found
+
 
 def log_sigmoid(x: Any, xp: Any) -> Any:
     """Return ``log(1 / (1 + exp(-x)))`` without overflow."""

@@ -62,11 +62,14 @@ class Quantity:
         Its default.
     per_factor : bool
         Whether there is one for each factor ``X``.
+    shown_by : int
+        How many different data sizes a curve must have to show a deviation of its own.
     """
 
     name: str
     prior: Prior
     per_factor: bool = False
+    shown_by: int = 3
 
     @property
     def varies(self) -> bool:
@@ -84,7 +87,7 @@ LOG_LOSS_REF = Quantity(
 LOGIT_FLOOR = Quantity(
     "logit_floor", Prior(-1.0, 2.0, 1.0, 0.3, "logit of the irreducible share of that loss")
 )
-LOG_BETA = Quantity("log_beta", Prior(math.log(0.1), 1.2, 1.0, 0.2, "log beta"))
+LOG_BETA = Quantity("log_beta", Prior(math.log(0.1), 1.2, 1.0, 0.2, "log beta"), shown_by=2)
 ALPHA = Quantity("alpha", Prior(0.15, 0.2, 0.1, NO_SD, "exponent of a factor"), True)
 # The laws hold E and beta fixed while a factor grows. Real base models of other sizes tend to other
 # losses with unlimited data, so the loss as a whole falls with an exponent of its own, gamma; and

@@ -32,25 +32,49 @@ function curve(k, setting, method, base, factors) {
       found.forEach((value, i) => { value[d] += law.expected[i](...values); });
     }
   }
-  return { k, n, model, law, own, quantities: found, noise: numbers(own.noise) };
+  const id = [setting, method, base].join("\u001f");
+  return { k, n, id, model, law, own, quantities: found, noise: numbers(own.noise) };
 }
 
-/* Slope drift beyond the data, an integrated random walk: see tunecast.models.hierarchy.drift. */
+/* Slope drift, an integrated random walk: see tunecast.models.hierarchy.drift. */
+function driftBasis(at, [low, high]) {
+  const [even, odd] = page.model.drift.kappa, half = (high - low) / 2;
+  if (!(half > 0)) return [0, 0];
+  const x = (at - (low + high) / 2) / half, inside = Math.max(-1, Math.min(x, 1)), past = x - inside;
+  const values = [
+    Math.cos(even * inside) / Math.cos(even) + Math.cosh(even * inside) / Math.cosh(even)
+      + even * (Math.tanh(even) - Math.tan(even)) * Math.abs(past),
+    Math.sin(odd * inside) / Math.sin(odd) + Math.sinh(odd * inside) / Math.sinh(odd)
+      + odd * (1 / Math.tan(odd) + 1 / Math.tanh(odd)) * past,
+  ];
+  return values.map((value, k) => value * half ** 1.5 / page.model.drift.kappa[k] ** 2 / Math.SQRT2);
+}
+
 const drifts = new Map();
 function drift(c, at) {
-  const { model, own, n } = c, step = page.model.knot;
-  const key = `${c.k} ${own.shifts} ${own.range} ${own.cell_range} ${at}`;
+  const { model, own, n } = c, step = page.model.drift.knot;
+  const key = `${c.k} ${c.id} ${at}`;
   if (drifts.has(key)) return drifts.get(key);
-  const total = new Float64Array(n), pool = numbers(model.pool);
-  const parts = [[model.drift_task, own.cell_range, own.shifts[0]], [model.drift_curve, own.range, own.shifts[1]]];
-  for (const [packed, [low, high], shift] of parts) {
+  const total = new Float64Array(n), pool = numbers(model.pool), knots = pool.length / n - 2;
+  const parts = [
+    [model.drift_task, own.task_range, own.task_drift, own.shifts[0]],
+    [model.drift_curve, own.range, own.drift, own.shifts[1]],
+  ];
+  for (const [packed, range, terms, shift] of parts) {
+    const add = (times, values) => { for (let d = 0; d < n; d++) total[d] += times * values(d); };
+    driftBasis(at, range).forEach((moved, k) => {
+      const term = numbers(terms[k]);
+      add(moved, (d) => term[d]);
+    });
+    const [low, high] = range;
     if (at >= low && at <= high) continue;
     const edge = at > high ? high : low, first = Math.min(edge, at), last = Math.max(edge, at);
-    const sd = numbers(packed);
-    for (let j = 0; j < pool.length / n; j++) {
-      const knot = (j + model.first_knot) * step + step / 2, length = Math.abs(at - knot);
-      if (knot <= first || knot >= last) continue;
-      for (let d = 0; d < n; d++) total[d] += length * sd[d] * pool[j * n + (d + shift) % n];
+    const sd = numbers(packed), row = (j) => (d) => sd[d] * pool[j * n + (d + shift) % n];
+    const rest = Math.sqrt(page.model.drift.rest_slope * (high - low) / 2);
+    add((last - first) * rest, row(at > high ? knots + 1 : knots));
+    for (let j = 0; j < knots; j++) {
+      const knot = (j + model.first_knot) * step + step / 2;
+      if (knot > first && knot < last) add(Math.abs(at - knot) * Math.sqrt(step), row(j));
     }
   }
   if (drifts.size > 4000) drifts.clear();
