@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from resume import save
-from zoo_averages import printed
+from zoo_averages import averages, done_by_all, printed, winners
 from zoo_one import DONE, ENTRIES, PEERS, TUNECAST
 
 HERE = Path(__file__).parent
@@ -107,6 +107,7 @@ def main(out: Path, only: str, forecaster: str, limit: float, again: bool) -> No
         rows = in_order([r for r in rows if r not in old] + [row])
         save(out, body_of(rows))
         print(told(row), flush=True)
+    save(out, body_of(rows))
     print(printed(rows))
 
 
@@ -149,10 +150,15 @@ def told(row: dict[str, Any]) -> str:
 
 def body_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what is saved."""
+    common = done_by_all(rows)
     return {
         "command": "python " + " ".join(sys.argv),
         "python": platform.python_version(),
         "cores": os.cpu_count(),
+        "averages": averages(rows).to_dict(orient="index"),
+        "averages_common": averages(rows, common).to_dict(orient="index"),
+        "common": common,
+        "winners": winners(rows).to_dict(orient="index"),
         "rows": rows,
     }
 
