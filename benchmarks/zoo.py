@@ -11,9 +11,10 @@ Scores are on log loss: CRPS, log score (of a kernel estimate, as peers have no 
 of the 50 and 90 % intervals, over all held-out rows and by how many times beyond the data a row
 lies, as tunecast tells it. A forecaster that cannot is quoted with its sentence; one that does
 something simpler on some of the rows counts, and the rows are told. Each forecast is a process of
-its own, timed from command to end, with its peak memory. It is saved as soon as it is there, so a
-killed run goes on where it stopped, and one that knows another version of a table is made again.
-Public tables that are not there are skipped.
+its own, timed from command to end, with its peak memory, of which some 190 MiB are this process's.
+It is saved as soon as it is there, so a killed run goes on where it stopped; forecasts of another
+version of a table are made again. Public tables that are not there are skipped. The peers take
+about 10 minutes on two cores.
 """
 
 from __future__ import annotations
