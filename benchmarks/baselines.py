@@ -139,13 +139,15 @@ def group_least_squares(
     draws: int = 400,
     fallbacks: list[Fallback] | None = None,
     replicates: int = 100,
+    law: str = "multiplicative",
 ) -> Array:
     """Each family jointly: ``A N^-alpha D^-beta + E`` by least squares on log loss, bootstrap.
 
-    A group is one (task, method, family), or (task, method) if there is no ``family``. With a
-    single size in ``train``, or none known, the size is dropped and the law is a power law in
-    ``D``. A family absent from ``train`` falls back to all runs of its task and method, on ``D``
-    alone because losses do not compare across tokenizers.
+    With the law ``additive`` it is ``A N^-alpha + B D^-beta + E``. A group is one (task, method,
+    family), or (task, method) if there is no ``family``. With a single size in ``train``, or none
+    known, the size is dropped and the law is a power law in ``D``. A family absent from ``train``
+    falls back to all runs of its task and method, on ``D`` alone because losses do not compare
+    across tokenizers.
     """
     result = np.empty((draws, len(test)))
     notes: list[Fallback] = []
@@ -157,7 +159,7 @@ def group_least_squares(
             runs = known.get(key, _NO_RUNS)
             factors = _size_factor(runs, at)
             result[:, rows] = _least_squares(
-                runs, at, "multiplicative", factors, seed, key, draws, replicates
+                runs, at, law if factors else "power", factors, seed, key, draws, replicates
             )
         except ValueError as error:
             result[:, rows] = _pooled(usable, at, seed, draws, replicates)

@@ -48,6 +48,45 @@ def revisiting_nsl() -> pd.DataFrame:
     return frame[columns]
 
 
+def scalebench(name: str) -> pd.DataFrame:
+    """Rows of four tables of ScaleBench with their published ``split``, arXiv:2604.22753.
+
+    ``finetune_examples`` holds what serves as the data axis: ``parallel_size`` (parallel), ``D2``
+    (sparsity; ``D1`` is the same in all), ``num_characters`` (vocab), and the share of a domain in
+    the data (domain_mixture, where each run gives a loss of each of five domains).
+    """
+    frame = pd.read_csv(shared("scalebench", f"{name}.csv"))
+    if name == "domain_mixture":
+        frame["mixture"] = frame.groupby("group").cumcount()
+        parts = [
+            frame[["group", "mixture", "split"]].assign(
+                task=f"domain {k}",
+                finetune_examples=frame[f"proportion_domain_{k}"],
+                loss=frame[f"loss_domain_{k}"],
+                base_model=frame["group"],
+                model_size=frame["group"].str.removesuffix("M").astype(float) * 1e6,
+            )
+            for k in range(1, 6)
+        ]
+        frame = pd.concat(parts, ignore_index=True)
+    elif name == "parallel":
+        frame["task"] = frame["group"]
+        frame["model_size"] = frame["num_params"].astype(float)
+        frame["finetune_examples"] = frame["parallel_size"].astype(float)
+        frame["base_model"] = frame["num_params"].astype(str)
+    elif name == "sparsity":
+        frame["task"] = name
+        frame["finetune_examples"] = frame["D2"]
+        frame["base_model"] = frame[["P", "N_active"]].astype(str).agg("/".join, axis=1)
+    else:
+        frame["task"] = name
+        frame["model_size"] = frame["non_vocab_parameters"]
+        frame["finetune_examples"] = frame["num_characters"]
+        frame["loss"] = frame["unigram_normalized_loss"]
+    frame["run_id"] = [f"{name}/{i}" for i in range(len(frame))]
+    return frame.assign(method="pretrain")
+
+
 def tiny_ladder() -> pd.DataFrame:
     """49 small runs of full fine-tuning, LoRA and prompt tuning made for this project."""
     return pd.read_csv(shared("tiny_ladder"))

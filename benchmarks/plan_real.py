@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from data import largest_of_families, rectified_ft, shared
+from data import largest_of_families, rectified_ft, scalebench
 from refits import cheapest, fit_rows
 from resume import append, kept, mean_and_error, missing, save
 from strategies import BUDGETS, RIVALS, Market, campaign
@@ -81,20 +81,11 @@ def problem(name: str) -> Problem:
         costs = pool["model_size"].to_numpy(float) * pool["finetune_examples"].to_numpy(float)
         ask = {"law": "rectified", "cell": ("task", "method", "family")}
         return Problem(Market(pool, costs, test.drop(columns="loss"), ask), test, BUDGETS, False)
-    table = pd.read_csv(shared("scalebench", f"{name}.csv"))
-    table["run_id"] = [f"{name}/{i}" for i in range(len(table))]
-    table["method"] = "pretrain"
+    table = scalebench(name)
     if name == "parallel":
-        table["task"] = table["group"]
-        table["model_size"] = table["num_params"].astype(float)
-        table["finetune_examples"] = table["parallel_size"].astype(float)
-        table["base_model"] = table["num_params"].astype(str)
         cost = table["model_size"]
         ask = {"law": "multiplicative", "cell": ("task", "method")}
     else:
-        table["task"] = name
-        table["finetune_examples"] = table["D2"]
-        table["base_model"] = table[["P", "N_active"]].astype(str).agg("/".join, axis=1)
         cost = 6 * table["N_active"] * (table["D1"] + table["D2"])
         ask = {
             "law": "multiplicative",

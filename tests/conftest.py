@@ -1,10 +1,12 @@
 """What all tests share. Warnings are errors (pyproject.toml), and nothing depends on the clock."""
 
+import importlib
 import itertools
 import json
 import os
 import resource
 import shutil
+import sys
 
 # Before anything imports them: figures without a display, one thread for each process.
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -359,3 +361,15 @@ def interrupted_at(call: int, plain: Callable[..., Any]) -> Callable[..., Any]:
         return plain(*given)
 
     return interrupted
+
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a script of benchmarks/ by name; its folder is on the path while the test runs."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield importlib.import_module
+    for path in BENCHMARKS.glob("*.py"):
+        sys.modules.pop(path.stem, None)

@@ -14,24 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
-
-@pytest.fixture
-def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import a script of benchmarks/ by name; its folder is on the path while the test runs."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-    def load(name: str) -> Any:
-        import importlib
-
-        return importlib.import_module(name)
-
-    yield load
-    for path in BENCHMARKS.glob("*.py"):
-        sys.modules.pop(path.stem, None)
-
-
 SAMPLER = {"draws": 300, "tune": 500, "chains": 4, "seed": 0}
 WORLD = {
     "law": "multiplicative",

@@ -50,6 +50,7 @@ def rendered(readme: str) -> str:
         "columns": column_table(),
         "laws": _laws(),
         "backtest": _backtest(_read(RESULTS / "backtest.json")),
+        "zoo": _zoo(_read(RESULTS / "zoo.json")),
         "worlds": _worlds(_read(RESULTS / "worlds.json")),
         "speed": _speed(speed),
         "ablation": _ablation(speed["ablation"]),
@@ -109,6 +110,27 @@ def _backtest(found: Mapping[str, Any]) -> str:
         cells += [f"{fmean(cover):.3f}", f"{min(cover):.3f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _zoo(found: Mapping[str, Any]) -> str:
+    """Means over the tables that each forecaster could do, and over those that all could."""
+    heads = (
+        "forecaster", "tables", "50 % coverage", "90 % coverage", "lowest of a table", "CRPS",
+        "CRPS where all could", "tables won by CRPS",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    best = [won["lowest CRPS"] for won in found["winners"].values()]
+    for name, mean in found["averages"].items():
+        cells = [name, f"{mean['tables']} of {mean['of']}"]
+        same = found["averages_common"][name].get("crps")
+        for value, digits in (
+            *((mean.get(key), 3) for key in ("cover50", "cover90", "worst90")),
+            *((value, 4) for value in (mean.get("crps"), same)),
+        ):
+            cells.append("" if value is None else f"{value:.{digits}f}")
+        lines.append(f"| {' | '.join([*cells, str(best.count(name))])} |")
+    told = f"All could do {len(found['common'])} tables. The lowest coverage is that of a table"
+    return "\n".join([*lines, "", f"{told} with 20 runs to forecast or more.", ""])
 
 
 def _worlds(found: Mapping[str, Any]) -> str:
