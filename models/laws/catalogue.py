@@ -205,7 +205,7 @@ ALPHA_OVER_BETA = Quantity(
     "alpha_over_beta", Prior(1.0, 1.0, 0.5, NO_SD, "exponent of a factor over beta"), True
 )
 LOG_RATIO = Quantity(
-    "log_ratio", Prior(1.0, 2.0, 1.0, 0.3, "log of D_c / (A^(1/beta) D) at the reference")
+    "log_ratio", Prior(1.0, 2.0, 1.0, NO_SD, "log of D_c / (A^(1/beta) D) at the reference")
 )
 
 
@@ -247,8 +247,8 @@ BETA_2 = Parameter(
 )
 D_B = Parameter("D_b", "D_b", "positive", "unit of D", "data size of the break", False, ("D",))
 F = Parameter("f", "f", "positive", "", "width of the break in log data size")
-LOG_BREAK = Quantity("log_break", Prior(0.0, 2.0, 1.0, 0.3, "log of D_b over the reference"))
-LOG_STEEPER = Quantity("log_steeper", Prior(0.0, 0.5, 0.3, 0.1, "log of beta_2 / beta"))
+LOG_BREAK = Quantity("log_break", Prior(0.0, 2.0, 1.0, NO_SD, "log of D_b over the reference"))
+LOG_STEEPER = Quantity("log_steeper", Prior(0.0, 0.5, 0.3, NO_SD, "log of beta_2 / beta"))
 LOG_WIDTH = Quantity("log_width", Prior(-0.7, 0.5, 0.3, NO_SD, "log of the width of the break"))
 
 
