@@ -163,7 +163,7 @@ ADDITIVE = Law(
 D_L = Parameter("D_l", "D_l", "positive", "unit of D", "pre-learned data size", False, ("D",))
 LOGIT_DATA_SHARE = Quantity(
     "logit_data_share",
-    Prior(1.0, 1.0, 0.4, 0.3, "logit of D^beta / (D_l^beta + D^beta) at the reference"),
+    Prior(1.0, 1.0, 0.4, NO_SD, "logit of D^beta / (D_l^beta + D^beta) at the reference"),
 )
 
 

@@ -85,7 +85,7 @@ LOG_LOSS_REF = Quantity(
     "log_loss_ref", Prior(0.7, 1.0, 0.3, 0.009, "log loss at the reference point, log nats")
 )
 LOGIT_FLOOR = Quantity(
-    "logit_floor", Prior(-1.0, 2.0, 1.0, NO_SD, "logit of the irreducible share of that loss")
+    "logit_floor", Prior(-1.0, 2.0, 1.0, 0.3, "logit of the irreducible share of that loss")
 )
 LOG_BETA = Quantity("log_beta", Prior(math.log(0.1), 1.2, 1.0, 0.2, "log beta"), shown_by=2)
 ALPHA = Quantity("alpha", Prior(0.15, 0.2, 0.1, NO_SD, "exponent of a factor"), True)
