@@ -141,8 +141,8 @@ def normal_scores(t: np.ndarray, df: np.ndarray) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
-    >>> normal_scores(np.array([-2.0, 0.0, 2.0]), np.array(4.0)).round(3).tolist()
-    [-1.569, 0.0, 1.569]
+    >>> normal_scores(np.array([-2.0, 2.0]), np.array(4.0)).round(3).tolist()
+    [-1.571, 1.571]
     """
     return np.asarray(-np.sign(t) * ndtri(stdtr(df, -np.abs(t))))
 
@@ -245,8 +245,8 @@ def _on_a_surface(table: Table, cell: int, runs: np.ndarray, off: np.ndarray) ->
         p,
         size,
         f"How far runs of {name_of(table.cells[cell])} lie from the law depends on {of}, by "
-        f"{_percent(size)} inside the data, expected is by none: another law may describe them, "
-        "and beyond the data this one errs by more.",
+        f"{_percent(size)} inside the data, expected is by none: another law may describe them "
+        "better, and beyond the data this one may err by more.",
     )
 
 

@@ -65,5 +65,5 @@ def backtest(
     rows = {"all": np.arange(len(outside))}
     for name in by:
         for level, own in outside.groupby(outside[name].astype(str)).indices.items():
-            rows[f"{name}={level}"] = own
+            rows[f"{name}={level}"] = np.asarray(own)
     return marked(scores, result, [[m for i in rows[g] for m in at[i]] for g in scores["group"]])
