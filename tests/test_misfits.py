@@ -65,8 +65,9 @@ def test_an_unseen_cell_is_that_of_most_of_its_neighbours_and_of_the_table() -> 
     table = Misfit(CHECKPOINTS, None, "All of it.")
     one = Misfit(RISES, ("a", "fmt"), "a rises.")
     two = Misfit(RISES, ("b", "fmt"), "b rises.")
-    other = Misfit(DATA_SIZE, ("c", "fmt"), "c bends.")
-    assert concerning((one, other), cells, ("d", "fmt")) == ()  # one of three, by each check
+    again = Misfit(DATA_SIZE, ("a", "fmt"), "a bends.")
+    other = Misfit(DATA_SIZE, ("c", "lora"), "c bends.")
+    assert concerning((one, again, other), cells, ("d", "fmt")) == ()  # one cell of three
     assert concerning((one, two, other), cells, ("d", "fmt")) == (one, two)
     assert concerning((one, two, table), cells, ("d", "lora")) == (table,)
     assert concerning((table,), cells, ("a", "fmt")) == (table,)

@@ -112,7 +112,7 @@ def concerning(
 
     Those of the whole table concern every cell, and a fitted cell its own. A cell that was not
     fitted is forecast from those that share most levels with it: where more than half of them fail
-    a check, it is expected to fail too.
+    some check, it is expected to fail too.
 
     Parameters
     ----------
@@ -135,13 +135,7 @@ def concerning(
     """
     shared = [sum(a is None or a == b for a, b in zip(asked, c, strict=True)) for c in cells]
     near = {c for c, n in zip(cells, shared, strict=True) if n == max(shared)}
+    fails = near & {m.cell for m in misfits}
     known = max(shared) == len(asked)
-    found = []
-    for misfit in misfits:
-        if misfit.cell is None:
-            found.append(misfit)
-        elif misfit.cell in near:
-            fails = {m.cell for m in misfits if m.kind == misfit.kind and m.cell in near}
-            if known or len(fails) > len(near) / 2:
-                found.append(misfit)
-    return tuple(found)
+    expected = fails if known or len(fails) > len(near) / 2 else set()
+    return tuple(m for m in misfits if m.cell is None or m.cell in expected)
