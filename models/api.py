@@ -1,5 +1,6 @@
 """The names that users import from `tunecast.models`, each listed once."""
 
+from tunecast.models.checks.misfit import Misfit as Misfit
 from tunecast.models.errors import TunecastError as TunecastError
 from tunecast.models.fits.backtest import backtest as backtest
 from tunecast.models.fits.fit import Fit as Fit

@@ -20,7 +20,7 @@ PARTS = ("models", "training", "analysis")
 
 # From the ground up: a module imports from its own floor and those before it.
 FLOORS = (
-    "errors", "files", "runs", "laws", "pointfits", "hierarchy", "compile", "inference",
+    "errors", "files", "runs", "laws", "pointfits", "hierarchy", "compile", "inference", "checks",
     "questions", "planning", "fits", "api",
 )  # fmt: skip
 # What the others may import of `models`, and of one another.

@@ -32,6 +32,7 @@ from tunecast.analysis.cli.outputs import (
     NotConverged,
     convergence_required,
     marks_of,
+    note_failed_checks,
     put_scores,
     say,
     shows_progress,
@@ -72,6 +73,7 @@ def fit(
         result = fit_runs(
             frame, **options, progress=shows_progress(quiet), allow_unconverged=allow_unconverged
         )
+    note_failed_checks(result)
     with writing(output):
         result.save(output)
     if not quiet:

@@ -10,6 +10,7 @@ import typer
 from tunecast.analysis.cli.inputs import (
     TARGETS,
     asked_rows,
+    note_misfits,
     note_unseen,
     saved_fit,
     target_options,
@@ -62,11 +63,13 @@ def forecast(
     options = target_options(task, method, model_size, examples, base_model)
     targets = asked_rows(result, TARGETS, at, options, values, methods=True)
     answer = result.forecast(targets, seed=seed)
+    note_misfits(result, answer)
     columns = {
         **target_columns(result),
         **{f"loss_q{q}": f"new run\n{quantile}" for q, quantile in QUANTILES.items()},
         **{f"expected_q{q}": f"expected\n{quantile}" for q, quantile in QUANTILES.items()},
         "extrapolation": "times\nbeyond data",
+        "misfit": "misfit",
     }
     put_table(answer, output, "Loss in nats per target token", columns, marks_of(result))
     if ledger is not None:
@@ -103,12 +106,14 @@ def compare(
     targets = asked_rows(result, TARGETS, at, options, values, methods=False)
     names = split(methods) or None
     answer = result.compare(targets, methods=names)
+    note_misfits(result, answer)
     columns = {
         **target_columns(result),
         "method": "method",
         "p_best": "P(best)",
         "expected_regret": "expected regret",
         **{c: f"P(beats {c[8:]})" for c in map(str, answer) if c.startswith("p_beats_")},
+        "misfit": "misfit",
     }
     put_table(answer, output, "Which method has the lowest loss", columns, marks_of(result))
     if plot is not None:
@@ -131,6 +136,8 @@ def crossover(
     plot: Plot = None,
 ) -> None:
     """Say at which data size the better one of two methods changes, if it does."""
+    import pandas as pd
+
     from tunecast.analysis.targets import grid
 
     result = saved_fit(fit_file, output, plot)
@@ -143,6 +150,7 @@ def crossover(
     place: dict[str, Any] = {str(c): target[c].iloc[0] for c in target if c != curve}
     place["base_model"] = base_model or ""
     answer = result.crossover(a, b, low=low, high=high, **place)
+    note_misfits(result, pd.concat([answer.assign(method=m) for m in (a, b)]))
     columns = {
         **target_columns(result),
         "a": "a",
@@ -152,6 +160,7 @@ def crossover(
         "p_two": "P(two)",
         "p_more": "P(more)",
         **{f"first_q{q}": f"first\n{quantile}" for q, quantile in QUANTILES.items()},
+        "misfit": "misfit",
     }
     unit = result.info["data"].replace("_", " ")
     put_table(answer, output, f"Where {a} and {b} cross, in {unit}", columns, marks_of(result))

@@ -120,6 +120,15 @@ def asked_rows(
     return rows
 
 
+def note_misfits(result: Fit, asked: pd.DataFrame) -> None:
+    """Say which checks the fit fails where the rows of an answer lie."""
+    from tunecast.models.checks.misfit import in_words
+    from tunecast.models.questions.forecaster import misfits_at
+
+    for sentence in in_words(m for at in misfits_at(result, asked) for m in at):
+        note(sentence)
+
+
 def note_unseen(result: Fit, targets: pd.DataFrame) -> None:
     """Say which names among the targets the fit has not seen."""
     from tunecast.analysis.targets import unseen

@@ -54,7 +54,16 @@ def convergence_required(consequence: str) -> Iterator[None]:
     try:
         yield
     except UnconvergedError as error:
+        note_failed_checks(error.fit)
         raise NotConverged(f"{why_unconverged(error.fit)}; {consequence}.") from error
+
+
+def note_failed_checks(result: Fit) -> None:
+    """Say which checks a fit fails against its own table."""
+    from tunecast.models.checks.misfit import in_words
+
+    for sentence in in_words(result.misfits):
+        note(sentence)
 
 
 def why_unconverged(result: Fit) -> str:
@@ -109,6 +118,10 @@ def put_scores(scores: pd.DataFrame, output: Path | None, plot: Path | None) -> 
     shown = [str(c) for c in scores if not str(c).endswith(("_low", "_high"))]
     columns = {c: c.replace("_", " ") for c in shown if c not in ("converged", "simulated")}
     put_table(scores, output, "Scores of log loss", columns, marks)
+    if "misfit" in scores:
+        note(
+            f"the fit fails checks of its own table where runs were scored: {scores['misfit'][0]}."
+        )
     if plot is not None:
         from tunecast.analysis.plots.coverage import coverage_figure
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tunecast.analysis.report.verdicts import isolated
 from tunecast.models import Fit
+from tunecast.models.checks.misfit import FALSE_ALARMS, in_brief, in_words
 
 
 def diagnostics_in_words(fit: Fit) -> list[str]:
@@ -15,8 +17,18 @@ def diagnostics_in_words(fit: Fit) -> list[str]:
         if d.converged
         else f"The sampler did not converge: {'; '.join(d.reasons)}."
     )
+    checked = []
+    if "misfits" in fit.info:
+        failed = in_brief(fit.misfits)
+        checked = [
+            f"Checked against its own table, it fails by {failed}."
+            if failed
+            else "It fails none of the checks against its own table, posterior predictive ones "
+            f"included; about {100 * FALSE_ALARMS:.0f} % of sound tables would fail one."
+        ]
     return [
         verdict,
+        *checked,
         f"The chains differ by R-hat {d.rhat_max:.3f} at most over all unknowns (1 is agreement).",
         f"The worst-known quantity has the precision of {d.ess_bulk_min:.0f} independent draws in "
         f"its middle and of {d.ess_tail_min:.0f} in its tails, out of {d.draws}.",
@@ -26,7 +38,7 @@ def diagnostics_in_words(fit: Fit) -> list[str]:
 
 def warnings_of(fit: Fit, extrapolation: Sequence[float] = ()) -> list[str]:
     """Return what a reader should know before relying on the forecasts, one sentence each."""
-    runs, said = fit.runs, []
+    runs, said = fit.runs, [isolated(sentence) for sentence in in_words(fit.misfits)]
     far = max(extrapolation, default=1.0)
     if far > 1.005:
         said.append(f"The targets lie up to {far:.3g} times beyond the data.")

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from tunecast.models.checks.misfit import Misfit, in_brief, kept, misfits_in
+from tunecast.models.checks.predictive import predictive_checks
+from tunecast.models.checks.tables import table_checks
 from tunecast.models.errors import TunecastError
 from tunecast.models.fits.file import read_fit, write_fit
 from tunecast.models.hierarchy.predict import Draws, Predictor
@@ -55,7 +58,7 @@ class Fit:
     runs : DataFrame
         The rows that were fitted.
     info : dict
-        Law, columns, seed, data digest, counts of rows, versions.
+        Law, columns, seed, data digest, counts of rows, misfits, versions.
     diagnostics : Diagnostics
         Of the sampling.
 
@@ -72,6 +75,11 @@ class Fit:
     diagnostics: Diagnostics
     # Made when first asked for, so that a changed copy of a fit has none of another's.
     _predictors: dict[int, list[Predictor]] = field(default_factory=dict, init=False, compare=False)
+
+    @property
+    def misfits(self) -> tuple[Misfit, ...]:
+        """Checks that the fit fails against its own table; see `tunecast.models.checks`."""
+        return misfits_in(self.info)
 
     @property
     def widest(self) -> Posterior:
@@ -210,9 +218,10 @@ class Fit:
             f"{d.draws} draws, R-hat at most {d.rhat_max:.3f}, ESS at least "
             f"{min(d.ess_bulk_min, d.ess_tail_min):.0f}, {d.divergences} divergences"
         )
+        misfit = f"\n MISFIT by {in_brief(self.misfits)}" if self.misfits else ""
         if d.converged:
-            return f"converged: {figures}"
-        return f"DID NOT CONVERGE ({'; '.join(d.reasons)}): {figures}"
+            return f"converged: {figures}{misfit}"
+        return f"DID NOT CONVERGE ({'; '.join(d.reasons)}): {figures}{misfit}"
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: what was fitted, whether to trust it, and parameters."""
@@ -357,6 +366,7 @@ def fit(
         "digest": digest(frame),
         "counts": {"used": len(used), "zero_shot": len(done) - len(used), **describe(frame)},
         "simulated": bool((used["origin"] == "simulated").any()) if "origin" in used else False,
+        "misfits": kept((*table_checks(used, spec), *predictive_checks(posteriors))),
         "versions": _versions(),
     }
     result = Fit(posteriors, used, info, diagnostics)

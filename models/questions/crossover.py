@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 
 from tunecast.models.errors import TunecastError
-from tunecast.models.questions.forecaster import QUANTILES, Forecaster, check_method, marked
+from tunecast.models.questions.forecaster import (
+    QUANTILES,
+    Forecaster,
+    check_method,
+    marked,
+    misfits_at,
+)
 
 
 def crossover(
@@ -92,7 +98,9 @@ def crossover(
         value = float(np.quantile(crossing, q)) if crossing.size else np.nan
         row[f"first_q{round(100 * q):02d}"] = value
     row |= {"low": low, "high": high}
-    return marked(pd.DataFrame([row]), fit)
+    # The row holds both methods, and a misfit of either concerns it.
+    at = misfits_at(fit, both.iloc[[0, points]])
+    return marked(pd.DataFrame([row]), fit, [[*at[0], *at[1]]])
 
 
 def crossings(x: np.ndarray, gap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

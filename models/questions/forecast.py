@@ -26,7 +26,8 @@ def forecast(fit: Forecaster, targets: pd.DataFrame, *, seed: int | None = None)
         The targets' columns and, in nats per target token, ``loss_mean, loss_sd, loss_q05,
         loss_q25, loss_q50, loss_q75, loss_q95`` of a new run, ``expected_q05, expected_q50,
         expected_q95`` without run noise; ``extrapolation``, how many times beyond the data the
-        target lies; ``converged``; and ``simulated`` for a fit of simulated runs.
+        target lies; ``converged``; ``simulated`` for a fit of simulated runs; and ``misfit``, which
+        checks of the fit fail where the target lies, if any does.
 
     Raises
     ------

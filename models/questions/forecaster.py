@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import pandas as pd
 
+from tunecast.models.checks.misfit import Misfit, concerning, misfits_in
 from tunecast.models.errors import TunecastError
 from tunecast.models.hierarchy.predict import Draws
 from tunecast.models.hierarchy.table import Spec
@@ -24,7 +25,7 @@ class Forecaster(Protocol):
 
     @property
     def info(self) -> Mapping[str, Any]:
-        """Where the draws come from: at least ``seed``, and ``simulated`` for simulated runs."""
+        """Where the draws come from: at least ``seed``; ``simulated`` and ``misfits``, if any."""
 
     @property
     def diagnostics(self) -> Diagnostics:
@@ -38,11 +39,46 @@ class Forecaster(Protocol):
         """Return posterior predictive draws for a table of targets."""
 
 
-def marked(table: pd.DataFrame, fit: Forecaster) -> pd.DataFrame:
-    """Return an answer with the marks that it must carry, in place."""
+def misfits_at(fit: Forecaster, asked: pd.DataFrame) -> list[tuple[Misfit, ...]]:
+    """Return, for each row of targets, the checks that the fit fails where the row lies.
+
+    See `tunecast.models.checks.misfit.concerning` for cells that were not fitted.
+    """
+    misfits = misfits_in(fit.info)
+    if not misfits:
+        return [()] * len(asked)
+    columns = list(fit.spec.cell)
+    cells = list(fit.runs[columns].astype(str).drop_duplicates().itertuples(index=False, name=None))
+    levels = asked.reindex(columns=columns).astype(object)
+    rows = [
+        tuple(None if pd.isna(v) or v == "" else str(v) for v in row)
+        for row in levels.itertuples(index=False, name=None)
+    ]
+    found = {row: concerning(misfits, cells, row) for row in set(rows)}
+    return [found[row] for row in rows]
+
+
+def marked(
+    table: pd.DataFrame, fit: Forecaster, misfits: Sequence[Sequence[Misfit]] | None = None
+) -> pd.DataFrame:
+    """Return an answer with the marks that it must carry, in place.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The answer.
+    fit : Forecaster
+        Where it is from.
+    misfits : sequence of sequence of Misfit, optional
+        For each row, what concerns it; by default, the row holds its cell.
+    """
     table["converged"] = fit.diagnostics.converged
     if fit.info.get("simulated"):
         table["simulated"] = True
+    found = misfits_at(fit, table) if misfits is None else misfits
+    kinds = ["; ".join(dict.fromkeys(m.kind for m in row)) for row in found]
+    if any(kinds):
+        table["misfit"] = kinds
     return table
 
 

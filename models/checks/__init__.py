@@ -1,0 +1,1 @@
+"""What a fit's own table says against it: rises, checkpoints, posterior predictive checks."""
