@@ -116,7 +116,7 @@ class Geometry:
             "drift_task": self._drift_of_task,
             "drift_curve": self._drift_of_curve,
             "log_beta_curve": self._slope_of_curve,
-            "log_loss_ref_curve": self._mean_of_curve,
+            "log_loss_ref_curve": lambda v, xp: self._mean_of_curve(v, xp, self.table.repeated),
         }
         for q in table.quantities:
             self._rules[f"{q.name}_mean"] = lambda v, xp: CENTRED
@@ -148,12 +148,10 @@ class Geometry:
 
     def _of_shown(self, value: Any, shown: Any) -> Any:
         """Return what there is of the curves that show something, of what there is of all."""
-        return value if shown.every else value[..., shown.curves]
+        return value if shown is None or shown.every else value[..., shown.curves]
 
     def _noise_of_curve(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
-        return Coordinate(
-            weight=self._of_shown(self.estimates.noise_weight, self.table.curvatures)
-        )
+        return Coordinate(weight=self._of_shown(self.estimates.noise_weight, self.table.curvatures))
 
     def _slope_of_curve(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
         known, shown = self.estimates, self.table.slopes
@@ -173,7 +171,10 @@ class Geometry:
     def _drift_of_task(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
         known = self.estimates.drift_task
         left = self.table.log_loss - values["log_relative_loss"]
-        noise, curve_sd = xp.exp(values["log_noise_task"]), values["drift_curve_sd"][..., None, None]
+        noise, curve_sd = (
+            xp.exp(values["log_noise_task"]),
+            values["drift_curve_sd"][..., None, None],
+        )
         variance = (
             known.noise_variance * noise[..., None, :] ** 2 + known.curve_variance * curve_sd**2
         )
@@ -192,21 +193,23 @@ class Geometry:
             precision=known.known / (known.noise_variance * noise[..., None, :] ** 2),
         )
 
-    def _mean_of_curve(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
+    def _mean_of_curve(self, values: Mapping[str, Any], xp: Any, shown: Any) -> Coordinate:
         # A gather, not a matrix product: chains that run side by side must not share BLAS threads.
         known = self.estimates
         relative = values["log_relative_loss"] + values["drift"]
         relative = relative[..., known.runs_of_curve] * known.run_weight
-        return Coordinate(
-            offset=relative.sum(axis=-1),
-            estimate=known.curve_log_loss,
-            precision=known.curve_runs / values["noise"] ** 2,
-        )
+        parts = (
+            relative.sum(axis=-1), known.curve_log_loss, known.curve_runs / values["noise"] ** 2,
+        )  # fmt: skip
+        offset, estimate, precision = (self._of_shown(part, shown) for part in parts)
+        return Coordinate(offset=offset, estimate=estimate, precision=precision)
 
     def _base_model(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
-        if not self.table.one_curve_per_base_model:
+        table = self.table
+        if not table.one_curve_per_base_model:
             return Coordinate(weight=self.estimates.base_weight)
-        at, of_curve = self.table.base_curve, self._mean_of_curve(values, xp)
+        at = table.curve_of_repeated_base
+        of_curve = self._mean_of_curve(values, xp, None)
         return Coordinate(
             offset=(of_curve.offset + values["log_loss_ref_expected"])[..., at],
             estimate=of_curve.estimate[..., at],

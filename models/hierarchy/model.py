@@ -16,6 +16,7 @@ from typing import Any
 from tunecast.models.hierarchy.backend import Backend
 from tunecast.models.hierarchy.priors import (
     BASE_MODEL_DF,
+    LEAST_NOISE,
     LOSS_SCATTER_SPREAD,
     SCALE_SPREAD,
     Priors,
@@ -38,32 +39,36 @@ def hierarchy(rv: Backend, t: Table, p: Priors) -> None:
     """
     law, xp = t.law, rv.xp
 
-    def own(name: str, mean: Any, sd: Any, shown: Any) -> Any:
+    def own(name: str, mean: Any, sd: Any, shown: Any, df: float | None = None) -> Any:
         # A curve's own value of something. A deviation from the mean that its runs cannot show is
         # not sampled; a forecast draws it.
+        def drawn(mean: Any, sd: Any) -> Any:
+            if df is None:
+                return rv.normal(name, mean, sd, shown.dim)
+            return rv.student_t(name, df, mean, sd, shown.dim)
+
         if shown.every:
-            return rv.normal(name, mean, sd, "curve")
+            return drawn(mean, sd)
         if shown.some:
             usual = mean[..., shown.curves]
-            mean = xp.add_at(mean, shown.curves, rv.normal(name, usual, sd, shown.dim) - usual)
+            of_shown = sd[..., shown.curves] if df is not None else sd
+            mean = xp.add_at(mean, shown.curves, drawn(usual, of_shown) - usual)
         return rv.deterministic(f"{name}_or_mean", mean, "curve")
 
     # A base model shifts the log loss of all curves that start from it: some checkpoints are odd.
     base_sd = rv.lognormal("base_model_sd", p["base_model"].location, p["base_model"].scale)
 
-    def base_model_effect() -> Any:
+    def base_model_effect(dim: str) -> Any:
         # Forecasts draw that of a base model which no run has from here too.
-        return rv.student_t(
-            "base_model_effect", BASE_MODEL_DF, 0.0, base_sd[..., None], "base_model"
-        )
+        return rv.student_t("base_model_effect", BASE_MODEL_DF, 0.0, base_sd[..., None], dim)
 
-    base = None if t.one_curve_per_base_model else base_model_effect()
+    base = None if t.one_curve_per_base_model else base_model_effect("base_model")
 
     # Noise of a run on log loss: a scale for each task, around it one for each curve.
     log_noise = rv.normal("log_noise", p["noise"].location, p["noise"].scale)
     of_task = rv.normal("log_noise_task", log_noise[..., None], p["noise"].effect, "task")
     of_curve = own("log_noise_curve", of_task[..., t.curve_task], p["noise"].scatter, t.curvatures)
-    noise = rv.deterministic("noise", xp.exp(of_curve), "curve")
+    noise = rv.deterministic("noise", xp.exp(of_curve) + LEAST_NOISE, "curve")
     df_above_2 = rv.lognormal("noise_df_above_2", p["noise_df"].location, p["noise_df"].scale)
     noise_df = rv.deterministic("noise_df", 2.0 + df_above_2)
 
@@ -104,7 +109,9 @@ def hierarchy(rv: Backend, t: Table, p: Priors) -> None:
     # Beyond any law the slope of log loss in log data size drifts, that of all curves of a task and
     # that of each (`drift.py`); the coefficients are of its expansion over the data sizes seen.
     task_sd = rv.lognormal("drift_task_sd", p["drift_task"].location, p["drift_task"].scale)
-    curve_sd["drift"] = rv.lognormal("drift_curve_sd", p["drift_curve"].location, p["drift_curve"].scale)
+    curve_sd["drift"] = rv.lognormal(
+        "drift_curve_sd", p["drift_curve"].location, p["drift_curve"].scale
+    )
     drifts = rv.normal("drift_task", 0.0, task_sd[..., None, None], "drift_term", "task")
     drift = (drifts[..., t.run_task] * t.task_drift_basis).sum(axis=-2)
     if t.curvatures.some:
@@ -113,25 +120,32 @@ def hierarchy(rv: Backend, t: Table, p: Priors) -> None:
         drift = drift + (drifts[..., t.run_curved] * t.curve_drift_basis).sum(axis=-2)
     relative = relative + rv.deterministic("drift", drift, "run")
 
+    # A loss of its own shows apart from noise where a curve has two runs or more. That of a run
+    # alone is a part of its noise here, and so is that of its slope, away from the reference.
     expected = curve["log_loss_ref"]
     if base is None:
         # Where each base model has one curve, its effect and the curve's own deviation cannot be
         # told apart, and one term serves for both.
-        base = base_model_effect()
-        loss = rv.deterministic("log_loss_ref_curve", expected + base[..., t.curve_base], "curve")
+        loss, alone = expected, base_sd[..., None]
+        if t.repeated_base.every:
+            loss = expected + base_model_effect("base_model")[..., t.curve_base]
+        elif t.repeated_base.some:
+            base = base_model_effect(t.repeated_base.dim)
+            loss = xp.add_at(expected, t.curve_of_repeated_base, base)
+        rv.deterministic("log_loss_ref_curve", loss, "curve")
     else:
         sd, df = curve_scale(curve_sd["log_loss_ref"], base, base_sd, xp)
-        mean = expected + base[..., t.curve_base]
-        loss = rv.student_t("log_loss_ref_curve", df, mean, sd[..., t.curve_base], "curve")
+        sd, mean = sd[..., t.curve_base], expected + base[..., t.curve_base]
+        loss, alone = own("log_loss_ref_curve", mean, sd, t.repeated, df), sd[..., t.run_curve]
 
     # The sampling error of a test set is left out: runs of a task share their test set, so it moves
     # them together and is no part of what one differs from another by.
     mu = rv.deterministic("expected_log_loss", loss[..., t.run_curve] + relative, "run")
     scale = noise[..., t.run_curve]
-    if not t.slopes.every:
-        # Away from the reference, a curve of one data size misses by its slope's deviation too.
-        missed = curve_sd["log_beta"][..., None] * relative * t.run_flat
-        scale = xp.sqrt(scale * scale + missed * missed)
+    if not t.repeated.every:
+        alone = rv.deterministic("alone_sd", t.run_alone * alone, "run")
+        slope = t.run_alone * curve_sd["log_beta"][..., None] * relative
+        scale = xp.sqrt(scale * scale + alone * alone + slope * slope)
     rv.observe("log_loss", t.log_loss, noise_df, mu, rv.deterministic("scale", scale, "run"), "run")
 
 

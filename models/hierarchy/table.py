@@ -129,11 +129,14 @@ class Subset:
         Which they are.
     count : int
         Number of all curves.
+    whole : str
+        Name of the dimension of all.
     """
 
     name: str
     curves: np.ndarray
     count: int
+    whole: str = "curve"
 
     @property
     def every(self) -> bool:
@@ -148,7 +151,7 @@ class Subset:
     @property
     def dim(self) -> str:
         """Name of their dimension."""
-        return "curve" if self.every else self.name
+        return self.whole if self.every else self.name
 
     @cached_property
     def places(self) -> np.ndarray:
@@ -183,8 +186,8 @@ class Table:
         The same over each cell.
     task_low, task_high : ndarray, shape (tasks,)
         The same over each task.
-    curve_sizes : ndarray of int, shape (curves,)
-        Number of different data sizes of each curve: what it shows of its own depends on that.
+    curve_runs, curve_sizes : ndarray of int, shape (curves,)
+        Number of each curve's runs, and of their different data sizes: what it shows of its own.
     x_ref : tuple of float
         Reference value of each factor, in its unit.
     log2_d_ref : ndarray, shape (cells,)
@@ -216,6 +219,7 @@ class Table:
     cell_high: np.ndarray
     task_low: np.ndarray
     task_high: np.ndarray
+    curve_runs: np.ndarray
     curve_sizes: np.ndarray
     x_ref: tuple[float, ...]
     log2_d_ref: np.ndarray
@@ -241,6 +245,17 @@ class Table:
         return tuple(q for q in self.law.quantities if self.factors or not q.per_factor)
 
     @cached_property
+    def repeated(self) -> Subset:
+        """Curves whose own loss shows apart from run noise: of two runs or more."""
+        return Subset("repeated_curve", np.flatnonzero(self.curve_runs > 1), len(self.curve_runs))
+
+    @cached_property
+    def repeated_base(self) -> Subset:
+        """Base models of two runs or more."""
+        runs = np.bincount(self.curve_base, self.curve_runs)
+        return Subset("repeated_base_model", np.flatnonzero(runs > 1), len(runs), "base_model")
+
+    @cached_property
     def slopes(self) -> Subset:
         """Curves that show a slope: of two data sizes or more."""
         return Subset("sloped_curve", np.flatnonzero(self.curve_sizes > 1), len(self.curve_sizes))
@@ -260,9 +275,14 @@ class Table:
         return self.slopes if of.shown_by == 2 else self.curvatures
 
     @cached_property
-    def run_flat(self) -> np.ndarray:
-        """1 for runs of curves that show no slope, else 0, shape (runs,)."""
-        return (self.curve_sizes < 2).astype(float)[self.run_curve]
+    def run_alone(self) -> np.ndarray:
+        """1 for runs that are all that there is of their curve, else 0, shape (runs,)."""
+        return (self.repeated.places < 0).astype(float)[self.run_curve]
+
+    @cached_property
+    def curve_of_repeated_base(self) -> np.ndarray:
+        """Curve of each base model of two runs or more, where each has one."""
+        return self.base_curve[self.repeated_base.curves]
 
     @cached_property
     def run_task(self) -> np.ndarray:
@@ -324,8 +344,11 @@ class Table:
             "cell": [" / ".join(cell) for cell in self.cells],
             "task": list(self.tasks),
             "base_model": list(self.base_models),
-            self.slopes.dim: [names[c] for c in self.slopes.curves],
-            self.curvatures.dim: [names[c] for c in self.curvatures.curves],
+            **{
+                s.dim: [names[c] for c in s.curves]
+                for s in (self.repeated, self.slopes, self.curvatures)
+            },
+            self.repeated_base.dim: [self.base_models[m] for m in self.repeated_base.curves],
             "curve": names,
             "drift_term": [str(k + 1) for k in range(TERMS)],
             "run": list(self.run_ids),
@@ -404,6 +427,7 @@ def index_runs(runs: pd.DataFrame, spec: Spec, *, check: bool = True) -> Table:
         cell_high=cell_high,
         task_low=task_low,
         task_high=task_high,
+        curve_runs=np.bincount(run_curve),
         curve_sizes=np.bincount(sizes, minlength=n_curves),
         x_ref=x_ref,
         log2_d_ref=log2_d_ref,

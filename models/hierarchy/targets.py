@@ -143,6 +143,7 @@ def index_targets(targets: pd.DataFrame, fitted: Table) -> Table:
         task_low=task_low,
         task_high=task_high,
         # Whatever the fitted runs show, a forecast has deviations of its own.
+        curve_runs=np.full(len(curve_cell), 3),
         curve_sizes=np.full(len(curve_cell), 3),
         x_ref=fitted.x_ref,
         log2_d_ref=ref,

@@ -14,6 +14,7 @@ from tunecast.models.hierarchy.numpy_backends import Replay, geometry_of, replay
 from tunecast.models.hierarchy.predict import Predictor
 from tunecast.models.hierarchy.priors import Priors
 from tunecast.models.hierarchy.table import Table
+from tunecast.models.hierarchy.unsampled import complete
 from tunecast.models.laws.quantities import BY_FACTOR
 
 
@@ -72,7 +73,7 @@ class Posterior:
     def replayed(self) -> Replay:
         """Every unknown and what follows from it by name, draws of all chains first."""
         flat = {k: v.reshape(self.size, *v.shape[2:]) for k, v in self.draws.items()}
-        return replay(self.table, self.priors, flat, self.geometry)
+        return complete(replay(self.table, self.priors, flat, self.geometry))
 
     @property
     def values(self) -> Mapping[str, np.ndarray]:
