@@ -151,9 +151,7 @@ class Geometry:
         return value if shown.every else value[..., shown.curves]
 
     def _noise_of_curve(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
-        return Coordinate(
-            weight=self._of_shown(self.estimates.noise_weight, self.table.curvatures)
-        )
+        return Coordinate(weight=self._of_shown(self.estimates.noise_weight, self.table.curvatures))
 
     def _slope_of_curve(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
         known, shown = self.estimates, self.table.slopes
@@ -173,7 +171,8 @@ class Geometry:
     def _drift_of_task(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
         known = self.estimates.drift_task
         left = self.table.log_loss - values["log_relative_loss"]
-        noise, curve_sd = xp.exp(values["log_noise_task"]), values["drift_curve_sd"][..., None, None]
+        noise = xp.exp(values["log_noise_task"])
+        curve_sd = values["drift_curve_sd"][..., None, None]
         variance = (
             known.noise_variance * noise[..., None, :] ** 2 + known.curve_variance * curve_sd**2
         )
