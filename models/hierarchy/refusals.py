@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import pandas as pd
 
 from tunecast.models.errors import TunecastError
 
-if TYPE_CHECKING:
-    from tunecast.models.hierarchy.table import Spec
 
-
-def refuse_too_few(runs: pd.DataFrame, spec: Spec) -> None:
+def refuse_too_few(
+    runs: pd.DataFrame, data: str, factors: Sequence[str], curve: Sequence[str]
+) -> None:
     """Refuse runs that say nothing of some part of the law.
 
     Parameters
     ----------
     runs : DataFrame
         Usable runs.
-    spec : Spec
-        What is asked of them.
+    data : str
+        Column that serves as the data axis.
+    factors : sequence of str
+        Columns that serve as factors.
+    curve : sequence of str
+        Columns that tell curves apart.
 
     Raises
     ------
@@ -31,9 +34,9 @@ def refuse_too_few(runs: pd.DataFrame, spec: Spec) -> None:
     if n < 2:
         raise TunecastError(
             f"the table has {n} usable run{'s' if n != 1 else ''} (status done, "
-            f"{spec.data} above 0): a fit needs at least two curves of three data sizes"
+            f"{data} above 0): a fit needs at least two curves of three data sizes"
         )
-    for name in spec.factors:
+    for name in factors:
         values = runs[name]
         if not (values > 0).all():
             raise TunecastError(
@@ -45,14 +48,13 @@ def refuse_too_few(runs: pd.DataFrame, spec: Spec) -> None:
                 f"every run has {name} = {values.iloc[0]:g}: its exponent alpha cannot be "
                 "learned from one value; leave the factor out (law power, or factors none)"
             )
-    if runs[spec.data].nunique() < 3:
-        sizes = sorted(runs[spec.data].unique())
+    if runs[data].nunique() < 3:
+        sizes = sorted(runs[data].unique())
         raise TunecastError(
-            f"the runs used have {len(sizes)} value(s) of {spec.data} "
+            f"the runs used have {len(sizes)} value(s) of {data} "
             f"({', '.join(f'{s:g}' for s in sizes)}): the law needs at least three"
         )
-    keys = [*spec.cell, spec.curve, *spec.factors]
-    if runs[keys].drop_duplicates().shape[0] < 2:
+    if runs[list(curve)].drop_duplicates().shape[0] < 2:
         raise TunecastError(
             "the table holds one curve only: a hierarchy has nothing to pool; "
             "use the point fit (tunecast.models.fit_point), or add another base model or method"

@@ -324,7 +324,7 @@ def index_runs(runs: pd.DataFrame, spec: Spec, *, check: bool = True) -> Table:
         When there are too few runs, sizes or curves for the law asked for.
     """
     if check:
-        refuse_too_few(runs, spec)
+        refuse_too_few(runs, spec.data, spec.factors, [*spec.cell, spec.curve, *spec.factors])
     cell_names = runs[list(spec.cell)].astype(str).agg("\x1f".join, axis=1)
     run_cell, cell_keys = _codes(cell_names)
     cells = tuple(tuple(key.split("\x1f")) for key in cell_keys)
