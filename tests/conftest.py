@@ -237,8 +237,7 @@ def drawn_fit(believed: Callable[..., Fit], _ladder: pd.DataFrame) -> Fit:
     one = replace(found, draws=draws)
     rng = np.random.default_rng(4)
     t = rng.standard_t(one.values["noise_df"][0], len(fit.runs))
-    scale = one.values["noise"][0, one.table.run_curve]
-    loss = np.exp(one.values["expected_log_loss"][0] + scale * t)
+    loss = np.exp(one.values["expected_log_loss"][0] + one.values["scale"][0] * t)
     return with_losses(replace(fit, posteriors=(one,)), loss)
 
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binom, kstest
 from test_checks_tables import falling, runs_of
 
-from tunecast.models.checks.misfit import DATA_SIZE, FALSE_ALARMS, REPLICATES, SURFACE
+from tunecast.models.checks.misfit import DATA_SIZE, FALSE_ALARMS, REPLICATES, RISES, SURFACE
 from tunecast.models.checks.predictive import TOLERANCE, checks_of, contrasts, predictive_checks
 from tunecast.models.fits.fit import fit
 from tunecast.models.hierarchy.numpy_backends import geometry_of, simulate_prior
@@ -170,15 +170,22 @@ SHORT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_fit_of_a_curve_shaped_like_a_u_says_so() -> None:
-    """For real; the control is the same table with the U straightened out."""
+def test_a_fit_of_a_curve_that_nothing_follows_says_so() -> None:
+    """For real: a U, which drift follows and which rises, and a zigzag, which nothing follows.
+
+    The control is the same table straightened out.
+    """
 
     def u_shaped(method: str, d: np.ndarray) -> np.ndarray:
         return 0.08 * abs(d - np.log(1700)) if method == "fmt" else -0.05 * d
 
-    result = fit(runs_of(u_shaped, seeds=2), **SHORT)
-    assert {m.cell for m in result.misfits} == {("t", "fmt")}
-    assert {m.kind for m in result.misfits} >= {DATA_SIZE, REPLICATES}
+    def zigzag(method: str, d: np.ndarray) -> np.ndarray:
+        return (0.1 * np.cos(2 * np.pi * d / np.log(10)) if method == "fmt" else 0.0) - 0.05 * d
+
+    for shape, kind in ((u_shaped, RISES), (zigzag, REPLICATES)):
+        result = fit(runs_of(shape, seeds=2), **SHORT)
+        assert {m.cell for m in result.misfits} == {("t", "fmt")}
+        assert {m.kind for m in result.misfits} == {kind}
     assert fit(runs_of(falling, seeds=2), **SHORT).misfits == ()
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from nutpie.compile_pymc import CompiledPyMCModel
 from packaging.requirements import Requirement
+from thinned import THINNED
 
 from tunecast.models.compile import density, llvm
 from tunecast.models.compile.density import (
@@ -91,6 +92,11 @@ def test_the_same_without_groupings_and_with_a_curve_for_each_base_model(
     check(table, WEAK, 3)
 
 
+@pytest.mark.parametrize("thin", THINNED)
+def test_the_same_where_curves_show_less(ladder: pd.DataFrame, thin: str) -> None:
+    check(indexed(THINNED[thin](ladder)), WEAK, 3)
+
+
 def test_one_code_serves_tables_of_a_structure(ladder: pd.DataFrame) -> None:
     """Fewer curves, rows and base models, other losses and priors: value and slopes are right."""
     compiled_density(indexed(ladder), WEAK)
@@ -103,6 +109,10 @@ def test_one_code_serves_tables_of_a_structure(ladder: pd.DataFrame) -> None:
     # The control: other structures have other codes, one for each law.
     texts = {density.record(indexed(ladder, law), WEAK).program.text for law in LAWS}
     assert len(texts) == len(LAWS)
+    # And one for each set of things that all curves show, some or none; two tables share theirs.
+    several = [indexed(thin(ladder)) for thin in THINNED.values()]
+    texts = {density.record(table, WEAK).program.text for table in [indexed(ladder), *several]}
+    assert len(texts) == len(THINNED)
 
 
 def test_code_that_computes_something_else_is_noticed(ladder: pd.DataFrame) -> None:

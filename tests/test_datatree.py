@@ -18,6 +18,7 @@ from scipy.stats import t as student
 from tunecast.models import pymc_model
 from tunecast.models.fits.datatree import LARGEST, PRIOR_DRAWS
 from tunecast.models.fits.fit import Fit, fit
+from tunecast.models.hierarchy.drift import basis
 from tunecast.models.hierarchy.priors import WEAK
 from tunecast.models.inference.sampling import STATISTICS
 from tunecast.models.laws import LAWS
@@ -70,7 +71,7 @@ def test_groups_and_dimensions_are_labelled(tree: Tree, sampled: Fit, ladder: pd
     posterior = tree["posterior"]
     assert dict(posterior.sizes) == {
         "chain": 2, "draw": 300, "cell": 3, "factor": 1, "method": 3, "task": 1, "base_model": 3,
-        "curve": 9,
+        "curve": 9, "drift_term": 2,
     }  # fmt: skip
     assert list(posterior["method"].values) == ["fmt", "lora", "prompt"]
     assert list(posterior["factor"].values) == ["model_size"]
@@ -81,7 +82,8 @@ def test_groups_and_dimensions_are_labelled(tree: Tree, sampled: Fit, ladder: pd
         "alpha": ("factor", "cell"), "gamma": ("factor", "cell"),
         "base_model_effect": ("base_model",), "noise": ("curve",), "noise_df": (),
         "log_beta_method": ("method",), "log_beta_method_sd": (), "log_noise_task": ("task",),
-        "log_loss_ref_curve": ("curve",),
+        "log_loss_ref_curve": ("curve",), "drift_task": ("drift_term", "task"),
+        "drift_curve": ("drift_term", "curve"), "drift_curve_sd": (),
     }.items():  # fmt: skip
         assert posterior[name].dims == ("chain", "draw", *dims), name
     for group in ("log_likelihood", "posterior_predictive", "observed_data", "constant_data"):
@@ -101,7 +103,7 @@ def test_names_and_labels_are_those_of_the_pymc_model(tree: Tree, sampled: Fit) 
     free = {variable.name for variable in model.free_RVs}
     assert set(tree["unconstrained_posterior"].data_vars) == free
     named = {variable.name for variable in model.deterministics}
-    per_run = {"expected_log_loss", "log_relative_loss"}
+    per_run = {"expected_log_loss", "log_relative_loss", "drift", "scale"}
     assert set(tree["posterior"].data_vars) == named - per_run
     for name, variable in tree["posterior"].data_vars.items():
         assert variable.dims[2:] == (model.named_vars_to_dims.get(str(name)) or ()), name
@@ -162,7 +164,10 @@ def test_every_law_has_its_parameters(ladder: pd.DataFrame, believed: MakeFit, l
 def test_log_likelihood_is_that_of_a_hand_computation(
     power_tree: Tree, ladder: pd.DataFrame
 ) -> None:
-    """From the group ``posterior`` alone, by label, with the power law as it is written."""
+    """From the group ``posterior`` alone, by label, with the power law as it is written.
+
+    Controls: normal noise of the same scale, and runs that do not drift, are other likelihoods.
+    """
     posterior = power_tree["posterior"]
     curve: Any = xr.DataArray(
         ladder["task"] + " / " + ladder["method"] + " / " + ladder["base_model"], dims="run"
@@ -175,15 +180,31 @@ def test_log_likelihood_is_that_of_a_hand_computation(
     sizes = ladder.groupby("method")["finetune_examples"]
     middle = np.sqrt(sizes.transform("min") * sizes.transform("max"))
     u = xr.DataArray(ladder["finetune_examples"] / middle, dims="run")
-    mean: Any = log_loss + np.log((1 - floor) * u**-beta + floor)
+    straight: Any = log_loss + np.log((1 - floor) * u**-beta + floor)
+    mean = straight + _drift(posterior, ladder, curve)
     df, scale = posterior["noise_df"].values[..., None], posterior["noise"].sel(curve=curve)
     by_hand = student.logpdf(np.log(ladder["loss"].to_numpy()), df, mean.values, scale.values)
     told = power_tree["log_likelihood"]["log_loss"]
     assert told.dims == ("chain", "draw", "run")
     np.testing.assert_allclose(told, by_hand, rtol=1e-5, atol=1e-5)
-    # The control: normal noise of the same scale is another likelihood.
     normal = norm.logpdf(np.log(ladder["loss"].to_numpy()), mean.values, scale.values)
     assert np.abs(normal - told.values).mean() > 0.05
+    still = student.logpdf(np.log(ladder["loss"].to_numpy()), df, straight.values, scale.values)
+    assert np.abs(still - told.values).mean() > 0.05
+
+
+def _drift(posterior: Tree, runs: pd.DataFrame, curve: xr.DataArray) -> Any:
+    """What the coefficients of each run's task and curve add up to, over the ranges of those."""
+    at = np.log2(runs["finetune_examples"])
+    total: Any = 0.0
+    for kind, whose in (("task", xr.DataArray(runs["task"], dims="run")), ("curve", curve)):
+        of_each = at.groupby(whose.values)
+        moved = basis(at.to_numpy(), *(of_each.transform(end).to_numpy() for end in ("min", "max")))
+        coefficients = posterior[f"drift_{kind}"].sel({kind: whose})
+        total = total + (coefficients * xr.DataArray(moved, dims=("drift_term", "run"))).sum(
+            "drift_term"
+        )
+    return total
 
 
 def test_replicated_runs_are_draws_of_the_likelihood(tree: Tree, sampled: Fit) -> None:
@@ -191,7 +212,7 @@ def test_replicated_runs_are_draws_of_the_likelihood(tree: Tree, sampled: Fit) -
     (own,) = sampled.posteriors
     drawn = tree["posterior_predictive"]["log_loss"].values.reshape(600, -1)
     mean, df = own.values["expected_log_loss"], own.values["noise_df"][:, None]
-    scale = own.values["noise"][:, own.table.run_curve]
+    scale = own.values["scale"]
     n = drawn.size
 
     def uniform(centre: np.ndarray, width: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""The model is what it was: log densities that earlier code computed (data/densities.md)."""
+"""The model is what it was but for drift: log densities of earlier code (data/densities.md)."""
 
 import json
 from dataclasses import dataclass, replace
@@ -12,15 +12,19 @@ from conftest import SMALL
 
 from tunecast.models.compile.density import compiled_density, inputs, value_and_gradient
 from tunecast.models.hierarchy.geometry import Geometry
-from tunecast.models.hierarchy.numpy_backends import geometry_of, log_density, replay
+from tunecast.models.hierarchy.model import hierarchy
+from tunecast.models.hierarchy.numpy_backends import LogDensity, geometry_of, log_density_of
 from tunecast.models.hierarchy.priors import PRIORS, Priors
 from tunecast.models.hierarchy.table import Table, index_runs, spec_of, usable
+from tunecast.models.laws.positive import NumPy
 from tunecast.models.runs import read_runs
 
 SAME = 1e-10  # relative
 KEPT = json.loads((Path(__file__).parent / "data" / "densities.json").read_text())
 # Those of one table follow one another.
 NAMES = list(dict.fromkeys(entry["name"] for entry in KEPT))
+
+type Point = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,13 @@ def asked(name: str) -> Asked:
     runs = read_runs(source, columns=["model_size", "finetune_examples"])
     if entry["where"] is not None:
         runs = runs.query(entry["where"])
-    if entry["base_model"] is not None:
-        runs = runs.assign(base_model=runs[entry["base_model"]])
     used = usable(runs, "finetune_examples")
-    table = index_runs(used, spec_of(used, **entry["spec"]), check=entry["checked"])
+    table = index_runs(used, spec_of(used, **entry["spec"]))
     priors = PRIORS[entry["priors"]]
     return Asked(table, priors, geometry_of(table, priors))
 
 
-def entries_of(name: str) -> list[tuple[dict[str, np.ndarray], dict[str, Any]]]:
+def entries_of(name: str) -> list[tuple[Point, dict[str, Any]]]:
     """Each point of a name, and its entry."""
     return [
         ({variable: np.array(value) for variable, value in entry["point"].items()}, entry)
@@ -56,21 +58,65 @@ def entries_of(name: str) -> list[tuple[dict[str, np.ndarray], dict[str, Any]]]:
     ]
 
 
-def test_every_law_that_there_was_is_among_them() -> None:
+class WithoutDrift(LogDensity):
+    """The density where nothing drifts, without that of the drift itself.
+
+    Attributes
+    ----------
+    still : dict of str to ndarray
+        Variables of the drift where there is none.
+    left_out : float
+        Their log density.
+    """
+
+    def __init__(self, table: Table, geometry: Geometry | None, point: Point) -> None:
+        super().__init__(table, geometry, point)
+        self.still: Point = {}
+        self.left_out = 0.0
+
+    def draw(
+        self, name: str, df: float | None, location: Any, scale: Any, dims: tuple[str, ...]
+    ) -> Any:
+        if not name.startswith("drift_"):
+            return super().draw(name, df, location, scale, dims)
+        self.still[name] = value = np.broadcast_to(location, self.shape(dims))
+        self.left_out += float(np.sum(log_density_of(value, df, location, scale, NumPy)))
+        return value
+
+    @property
+    def total(self) -> float:
+        """The sum of all terms."""
+        return float(sum(np.sum(term) for term in self.terms))
+
+
+def without_drift(a: Asked, point: Point, priors: Priors | None = None) -> WithoutDrift:
+    """The density at a point, with the coordinates of other priors where such are given."""
+    geometry = a.geometry if priors is None else geometry_of(a.table, priors)
+    found = WithoutDrift(a.table, geometry, point)
+    hierarchy(found, a.table, priors or a.priors)
+    return found
+
+
+def test_the_laws_whose_quantities_vary_as_they_did_are_among_them() -> None:
     laws = {entry["spec"]["law"] for entry in KEPT}
-    assert laws == {"power", "multiplicative", "additive", "rectified"}
-    assert len(KEPT) == 44 and len(NAMES) == 22
+    assert laws == {"power", "multiplicative", "additive"}
+    assert len(KEPT) == 22 and len(NAMES) == 11
+    # Their curves show all that they had of their own.
+    assert all(asked(name).table.curvatures.every for name in NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_density_and_the_mean_are_what_they_were(name: str) -> None:
     a = asked(name)
     for point, entry in entries_of(name):
-        density = log_density(a.table, a.priors, point, a.geometry)
-        assert density == pytest.approx(entry["log_density"], rel=SAME)
-        draws = {variable: value[None] for variable, value in point.items()}
-        found = replay(a.table, a.priors, draws, a.geometry).values["expected_log_loss"]
-        assert found.mean() == pytest.approx(entry["mean_log_loss"], rel=SAME)
+        found = without_drift(a, point)
+        assert found.total == pytest.approx(entry["log_density"], rel=SAME)
+        np.testing.assert_allclose(found.values["drift"], 0, atol=1e-15)
+        mean = found.values["expected_log_loss"].mean()
+        assert mean == pytest.approx(entry["mean_log_loss"], rel=SAME)
+        assert set(found.still) == {
+            "drift_task_raw", "drift_curve_raw", "drift_task_sd_raw", "drift_curve_sd_raw"
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,9 +124,14 @@ def test_the_compiled_density_is_what_it_was(name: str) -> None:
     a = asked(name)
     model, taken = compiled_density(a.table, a.priors), inputs(a.table, a.priors)
     for point, entry in entries_of(name):
-        value, gradient = value_and_gradient(model, taken.flat(point))
-        assert value == pytest.approx(entry["log_density"], rel=SAME)
+        found = without_drift(a, point)
+        value, gradient = value_and_gradient(model, taken.flat({**point, **found.still}))
+        assert value - found.left_out == pytest.approx(entry["log_density"], rel=SAME)
         assert np.isfinite(gradient).all()
+        # The control: where something drifts, it is another.
+        moved = {name: x + 0.1 for name, x in found.still.items()}
+        value, _ = value_and_gradient(model, taken.flat({**point, **moved}))
+        assert value - found.left_out != pytest.approx(entry["log_density"], rel=SAME)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,10 +142,9 @@ def test_another_point_or_prior_has_another_density(name: str) -> None:
     was = entry["log_density"]
     for variable in point:
         other = {**point, variable: point[variable] + 1e-3}
-        assert log_density(a.table, a.priors, other, a.geometry) != pytest.approx(was, rel=SAME)
+        assert without_drift(a, other).total != pytest.approx(was, rel=SAME)
     rows = [q.name for q in a.table.quantities] + ["base_model", "noise", "noise_df"]
     for row in rows:
         prior = a.priors[row]
         priors = {**a.priors, row: replace(prior, location=prior.location + 0.01)}
-        moved = log_density(a.table, priors, point, geometry_of(a.table, priors))
-        assert moved != pytest.approx(was, rel=SAME)
+        assert without_drift(a, point, priors).total != pytest.approx(was, rel=SAME)

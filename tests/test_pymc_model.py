@@ -13,6 +13,7 @@ import pytensor
 import pytest
 from conftest import SMALL
 from scipy import stats
+from thinned import THINNED
 
 from tunecast.models import fit, load_fit, pymc_model
 from tunecast.models.errors import TunecastError
@@ -110,11 +111,17 @@ def test_pymc_and_numpy_compute_the_same_without_a_geometry(ladder: pd.DataFrame
 def test_pymc_and_numpy_agree_on_other_shapes_of_table(
     ladder: pd.DataFrame, zhang: pd.DataFrame
 ) -> None:
-    """Several tasks and families, no grouping, one curve a base model, one run a curve."""
+    """Several tasks and families, no grouping, one curve a base model."""
     agree(indexed(zhang, "rectified"))
     agree(indexed(ladder, "multiplicative", TWO[:1], cell=("task",)))
     agree(indexed(ladder[ladder["method"] == "fmt"], "additive", TWO[:1]))
-    agree(indexed(ladder.assign(base_model=ladder["run_id"]), "power"))
+
+
+@pytest.mark.parametrize("thin", THINNED)
+def test_pymc_and_numpy_agree_where_curves_show_less(ladder: pd.DataFrame, thin: str) -> None:
+    runs = THINNED[thin](ladder)
+    agree(indexed(runs, "rectified", TWO[:1]), slopes=thin == "one, two and all")
+    agree(indexed(runs, "power"), geometry=False)
 
 
 # ------------------------------------------------------------------ names
@@ -233,12 +240,12 @@ def test_its_log_likelihood_is_computed_for_draws(small: Small) -> None:
     found = tree["log_likelihood"]["log_loss"]
     assert found.dims == ("chain", "draw", "run")
     assert list(found["run"].values) == list(small.table.run_ids)
-    v, curve = small.found.values, small.table.run_curve
+    v = small.found.values
     expected = stats.t.logpdf(
         small.table.log_loss,
         v["noise_df"][:, None],
         v["expected_log_loss"],
-        v["noise"][:, curve],
+        v["noise"][:, small.table.run_curve],
     )
     np.testing.assert_allclose(found[0], expected, rtol=1e-9)
 

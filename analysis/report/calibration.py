@@ -204,6 +204,6 @@ def _predictive(fit: Fit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for posterior in fit.posteriors:
         values, some = posterior.values, posterior.share(CHECK_DRAWS)
         mean.append(values["expected_log_loss"][some])
-        scale.append(values["noise"][some][:, posterior.table.run_curve])
+        scale.append(values["scale"][some])
         df.append(values["noise_df"][some, None])
     return np.concatenate(mean), np.concatenate(scale), np.concatenate(df)

@@ -121,9 +121,7 @@ def checks_of(posterior: Posterior, draws: int = DRAWS) -> list[Check]:
     table, values = posterior.table, posterior.values
     at = spread_out(posterior.size, draws)
     residual = table.log_loss - values["expected_log_loss"][at]
-    z = normal_scores(
-        residual / values["noise"][at][:, table.run_curve], values["noise_df"][at][:, None]
-    )
+    z = normal_scores(residual / values["scale"][at], values["noise_df"][at][:, None])
     effect = values["base_model_effect"][at][:, table.curve_base[table.run_curve]]
     cell = table.curve_cell[table.run_curve]
     found: list[Check] = []

@@ -34,7 +34,8 @@ from tunecast.models.hierarchy.numpy_backends import (
     starting_point,
 )
 from tunecast.models.hierarchy.priors import Priors
-from tunecast.models.hierarchy.table import Subset, Table
+from tunecast.models.hierarchy.subset import Subset
+from tunecast.models.hierarchy.table import Table
 from tunecast.models.laws.quantities import Prior
 
 STEP = 1e-6  # of the central difference that checks a gradient

@@ -22,6 +22,7 @@ References
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -31,9 +32,14 @@ from tunecast.models.hierarchy.keyed import Keyed
 TERMS = 2
 # Roots of tan(kappa) = -tanh(kappa), for the even eigenfunction, and of tan(kappa) = tanh(kappa).
 KAPPA = (2.3650203724313523, 3.9266023120479185)
-# Variance of the slope at the end of the range: of the whole drift, and of what the terms leave.
+# Slope of each eigenfunction at the end of -1 to 1.
+SLOPES = (
+    math.sqrt(2) * KAPPA[0] * math.tanh(KAPPA[0]),
+    math.sqrt(2) * KAPPA[1] / math.tanh(KAPPA[1]),
+)
+# Variance of the slope there: of the whole drift, and of what the terms leave.
 END_SLOPE = 26 / 35
-REST_SLOPE = END_SLOPE - sum(2 / kappa**2 for kappa in KAPPA)
+REST_SLOPE = END_SLOPE - sum((s / k**2) ** 2 for s, k in zip(SLOPES, KAPPA, strict=True))
 
 # Slope innovations come at this spacing in doublings; finer changes no forecast visibly.
 KNOT = 0.25
@@ -60,12 +66,8 @@ def eigenfunctions(x: np.ndarray) -> np.ndarray:
         np.cos(even * inside) / np.cos(even) + np.cosh(even * inside) / np.cosh(even),
         np.sin(odd * inside) / np.sin(odd) + np.sinh(odd * inside) / np.sinh(odd),
     ]) / np.sqrt(2)  # fmt: skip
-    end = np.array([
-        even * (np.tanh(even) - np.tan(even)),
-        odd * (1 / np.tan(odd) + 1 / np.tanh(odd)),
-    ]) / np.sqrt(2)  # fmt: skip
     # The slope of the even one changes its sign with the side.
-    return values + end[:, None] * np.stack([np.abs(x - inside), x - inside])
+    return values + np.array(SLOPES)[:, None] * np.stack([np.abs(x - inside), x - inside])
 
 
 def basis(at: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -240,7 +240,7 @@ def estimate(table: Table, priors: Priors) -> Estimates:
     spare = np.maximum(curves.runs - 3, 0)
     runs_of_curve, count = _padded(table.run_curve)
     weight = slope_weight(table, curves, priors["log_beta"].scatter)
-    groups = {g.name: g.index for g in (*table.groupings[:1], *table.groupings[-1:])}
+    groups = {g.name: g.index for g in table.groupings[-2:]}
     groups = groups or {"": np.zeros(len(table.cells), dtype=int)}
     usual = curvature_of_cells(table)
     return Estimates(

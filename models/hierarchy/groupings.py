@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from scipy import linalg
 
 from tunecast.models.laws import LAWS
 
@@ -27,12 +29,40 @@ class Grouping:
         Its values.
     index : ndarray of int, shape (cells,)
         Level of each cell.
+    cells : ndarray of int, shape (levels, most cells)
+        Cells of each level, repeated where one has fewer.
+    cell_weight : ndarray, shape (levels, most cells)
+        One over their number, 0 where repeated.
+    rotation : ndarray, shape (levels, levels)
+        Orthogonal: its first row is the levels' common shift, the others are contrasts.
     """
 
     column: str
     name: str
     levels: tuple[str, ...]
     index: np.ndarray
+
+    @cached_property
+    def cells(self) -> np.ndarray:
+        """Cells of each level."""
+        order, count = np.argsort(self.index, kind="stable"), self._count
+        place = np.arange(count.max()) + (np.cumsum(count) - count)[:, None]
+        return order[np.minimum(place, len(order) - 1)]
+
+    @cached_property
+    def cell_weight(self) -> np.ndarray:
+        """Weight of each of them in their mean."""
+        count = self._count[:, None]
+        return (np.arange(count.max()) < count) / count
+
+    @cached_property
+    def rotation(self) -> np.ndarray:
+        """Rotation to the levels' common shift and to contrasts (Helmert's)."""
+        return np.asarray(linalg.helmert(len(self.levels), full=True))
+
+    @property
+    def _count(self) -> np.ndarray:
+        return np.bincount(self.index, minlength=len(self.levels))
 
 
 # Dimensions and variables of the model that a column of the runs must not be taken for, and what
@@ -71,7 +101,10 @@ def variable_names(columns: Iterable[str]) -> dict[str, str]:
 
 
 def groupings_of(cells: Sequence[tuple[str, ...]], columns: Sequence[str]) -> tuple[Grouping, ...]:
-    """Return the groupings of cells by each column that tells some apart, and by all of them."""
+    """Return the groupings of cells by each column that tells some apart, and by all of them.
+
+    The first column's comes after the other columns', before that of all.
+    """
     names = variable_names(columns)
     found = []
     for position, column in enumerate(columns):
@@ -80,6 +113,7 @@ def groupings_of(cells: Sequence[tuple[str, ...]], columns: Sequence[str]) -> tu
             index = np.array([levels.index(cell[position]) for cell in cells])
             found.append(Grouping(column, names[column], levels, index))
     if len(found) > 1:
+        found = [*found[1:], found[0]]
         keys = tuple(" / ".join(cell) for cell in cells)
         found.append(Grouping(INTERACTION, INTERACTION, keys, np.arange(len(cells))))
     return tuple(found)

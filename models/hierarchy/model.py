@@ -109,16 +109,15 @@ def hierarchy(rv: Backend, t: Table, p: Priors) -> None:
     # Beyond any law the slope of log loss in log data size drifts, that of all curves of a task and
     # that of each (`drift.py`); the coefficients are of its expansion over the data sizes seen.
     task_sd = rv.lognormal("drift_task_sd", p["drift_task"].location, p["drift_task"].scale)
-    curve_sd["drift"] = rv.lognormal(
-        "drift_curve_sd", p["drift_curve"].location, p["drift_curve"].scale
-    )
+    own_sd = rv.lognormal("drift_curve_sd", p["drift_curve"].location, p["drift_curve"].scale)
     drifts = rv.normal("drift_task", 0.0, task_sd[..., None, None], "drift_term", "task")
     drift = (drifts[..., t.run_task] * t.task_drift_basis).sum(axis=-2)
     if t.curvatures.some:
-        sd = curve_sd["drift"][..., None, None]
-        drifts = rv.normal("drift_curve", 0.0, sd, "drift_term", t.curvatures.dim)
+        drifts = rv.normal(
+            "drift_curve", 0.0, own_sd[..., None, None], "drift_term", t.curvatures.dim
+        )
         drift = drift + (drifts[..., t.run_curved] * t.curve_drift_basis).sum(axis=-2)
-    relative = relative + rv.deterministic("drift", drift, "run")
+    rv.deterministic("drift", drift, "run")
 
     # A loss of its own shows apart from noise where a curve has two runs or more. That of a run
     # alone is a part of its noise here, and so is that of its slope, away from the reference.
@@ -140,7 +139,7 @@ def hierarchy(rv: Backend, t: Table, p: Priors) -> None:
 
     # The sampling error of a test set is left out: runs of a task share their test set, so it moves
     # them together and is no part of what one differs from another by.
-    mu = rv.deterministic("expected_log_loss", loss[..., t.run_curve] + relative, "run")
+    mu = rv.deterministic("expected_log_loss", loss[..., t.run_curve] + relative + drift, "run")
     scale = noise[..., t.run_curve]
     if not t.repeated.every:
         alone = rv.deterministic("alone_sd", t.run_alone * alone, "run")

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tunecast.models.errors import TunecastError
 from tunecast.models.hierarchy.drift import TERMS, basis
 from tunecast.models.hierarchy.groupings import Grouping, groupings_of
+from tunecast.models.hierarchy.refusals import refuse_too_few
+from tunecast.models.hierarchy.subset import Subset
 from tunecast.models.laws import Law, get_law
 from tunecast.models.laws.quantities import Quantity
 from tunecast.models.runs import read_runs
@@ -115,50 +116,6 @@ def usable(runs: pd.DataFrame, data: str) -> pd.DataFrame:
     """
     done = runs[runs["status"] == "done"]
     return done[done[data] > 0].reset_index(drop=True)
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Curves that show something of their own.
-
-    Parameters
-    ----------
-    name : str
-        Of the dimension that they are, where they are not all.
-    curves : ndarray of int
-        Which they are.
-    count : int
-        Number of all curves.
-    whole : str
-        Name of the dimension of all.
-    """
-
-    name: str
-    curves: np.ndarray
-    count: int
-    whole: str = "curve"
-
-    @property
-    def every(self) -> bool:
-        """Whether all curves are among them."""
-        return len(self.curves) == self.count
-
-    @property
-    def some(self) -> bool:
-        """Whether any is."""
-        return len(self.curves) > 0
-
-    @property
-    def dim(self) -> str:
-        """Name of their dimension."""
-        return self.whole if self.every else self.name
-
-    @cached_property
-    def places(self) -> np.ndarray:
-        """Where among them each curve is, -1 where it is not."""
-        found = np.full(self.count, -1)
-        found[self.curves] = np.arange(len(self.curves))
-        return found
 
 
 @dataclass(frozen=True)
@@ -387,7 +344,7 @@ def index_runs(runs: pd.DataFrame, spec: Spec, *, check: bool = True) -> Table:
         When there are too few runs, sizes or curves for the law asked for.
     """
     if check:
-        _refuse_too_few(runs, spec)
+        refuse_too_few(runs, spec.data, spec.factors, [*spec.cell, spec.curve, *spec.factors])
     cell_names = runs[list(spec.cell)].astype(str).agg("\x1f".join, axis=1)
     run_cell, cell_keys = _codes(cell_names)
     cells = tuple(tuple(key.split("\x1f")) for key in cell_keys)
@@ -437,36 +394,3 @@ def index_runs(runs: pd.DataFrame, spec: Spec, *, check: bool = True) -> Table:
         run_ids=tuple(runs["run_id"].astype(str)),
         one_curve_per_base_model=len(base_models) == n_curves,
     )
-
-
-def _refuse_too_few(runs: pd.DataFrame, spec: Spec) -> None:
-    n = len(runs)
-    if n < 2:
-        raise TunecastError(
-            f"the table has {n} usable run{'s' if n != 1 else ''} (status done, "
-            f"{spec.data} above 0): a fit needs at least two curves of three data sizes"
-        )
-    for name in spec.factors:
-        values = runs[name]
-        if not (values > 0).all():
-            raise TunecastError(
-                f"factor '{name}' must be above 0 on every run used, and is "
-                f"{values[~(values > 0)].iloc[0]} on {int((~(values > 0)).sum())} of them"
-            )
-        if values.nunique() == 1:
-            raise TunecastError(
-                f"every run has {name} = {values.iloc[0]:g}: its exponent alpha cannot be "
-                "learned from one value; leave the factor out (law power, or factors none)"
-            )
-    if runs[spec.data].nunique() < 3:
-        sizes = sorted(runs[spec.data].unique())
-        raise TunecastError(
-            f"the runs used have {len(sizes)} value(s) of {spec.data} "
-            f"({', '.join(f'{s:g}' for s in sizes)}): the law needs at least three"
-        )
-    keys = [*spec.cell, spec.curve, *spec.factors]
-    if runs[keys].drop_duplicates().shape[0] < 2:
-        raise TunecastError(
-            "the table holds one curve only: a hierarchy has nothing to pool; "
-            "use the point fit (tunecast.models.fit_point), or add another base model or method"
-        )

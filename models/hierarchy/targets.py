@@ -118,7 +118,7 @@ def index_targets(targets: pd.DataFrame, fitted: Table) -> Table:
     doublings = np.log2(targets[spec.data].to_numpy(float))
     cell_low = np.array([fitted.cell_low[k].min() for k in near])
     cell_high = np.array([fitted.cell_high[k].max() for k in near])
-    task_low, task_high = _task_ranges(tasks, run_task, run_cell, cell_low, cell_high, fitted)
+    task_low, task_high = _task_ranges(tasks, fitted)
     curve_cell = run_cell[first]
     low, high = cell_low[curve_cell], cell_high[curve_cell]
     known = known_curves(fitted)
@@ -155,20 +155,13 @@ def index_targets(targets: pd.DataFrame, fitted: Table) -> Table:
     )
 
 
-def _task_ranges(
-    tasks: list[str], run_task: np.ndarray, run_cell: np.ndarray,
-    cell_low: np.ndarray, cell_high: np.ndarray, fitted: Table,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Return the range of data sizes of each task: as fitted, or that of its cells."""
-    low, high = np.empty(len(tasks)), np.empty(len(tasks))
+def _task_ranges(tasks: list[str], fitted: Table) -> tuple[np.ndarray, np.ndarray]:
+    """Return the range of data sizes of each task: as fitted, or of a new one that of all runs."""
     places = {name: i for i, name in enumerate(fitted.tasks)}
-    for t, name in enumerate(tasks):
-        if name in places:
-            low[t], high[t] = fitted.task_low[places[name]], fitted.task_high[places[name]]
-        else:
-            cells = run_cell[run_task == t]
-            low[t], high[t] = cell_low[cells].min(), cell_high[cells].max()
-    return low, high
+    every = np.arange(len(fitted.tasks))
+    known = [np.array([places[name]]) if name in places else every for name in tasks]
+    low = np.array([fitted.task_low[k].min() for k in known])
+    return low, np.array([fitted.task_high[k].max() for k in known])
 
 
 type CurveLabel = tuple[tuple[str, ...], str, tuple[float, ...]]
