@@ -107,6 +107,8 @@ class DriftEstimates:
         The same where coefficients of curves' own drifts have variance 1.
     known : ndarray, shape (TERMS, drifts)
         1, or 0 where the runs say nothing of it.
+    alone : ndarray, shape (drifts,)
+        Share of the runs that are alone on their curve.
     """
 
     runs: np.ndarray
@@ -114,6 +116,7 @@ class DriftEstimates:
     noise_variance: np.ndarray
     curve_variance: np.ndarray
     known: np.ndarray
+    alone: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,7 @@ def _padded(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _drifts(table: Table, group: np.ndarray, basis: np.ndarray) -> DriftEstimates:
-    """Return what runs say of the drift of each group, each curve at a level of its own."""
+    """Return what runs say of the drift of each group, curves of several runs at levels of their own."""
     runs, count = _padded(group)
     terms, (groups, most) = len(basis), runs.shape
     weight = np.zeros((terms, groups, most))
@@ -221,14 +224,15 @@ def _drifts(table: Table, group: np.ndarray, basis: np.ndarray) -> DriftEstimate
         _, curve = np.unique(table.run_curve[own], return_inverse=True)
         per_curve = np.bincount(curve)
         b = basis[:, own]
-        means = np.stack([np.bincount(curve, row) for row in b]) / per_curve
+        means = np.stack([np.bincount(curve, row) for row in b]) / per_curve * (per_curve > 1)
         weight[:, g, :n] = found = np.linalg.pinv((b - means[:, curve]).T, rcond=1e-6)
         for row in table.curve_drift_basis[:, own]:
             moved = np.stack([np.bincount(curve, w * row) for w in found])
             by_curves[:, g] += (moved**2).sum(axis=1)
     variance = (weight**2).sum(axis=2)
     known = variance > 0
-    return DriftEstimates(runs, weight, np.where(known, variance, 1.0), by_curves, known * 1.0)
+    alone = np.bincount(group, table.run_alone) / count
+    return DriftEstimates(runs, weight, np.where(known, variance, 1.0), by_curves, known * 1.0, alone)
 
 
 def estimate(table: Table, priors: Priors) -> Estimates:
@@ -240,7 +244,7 @@ def estimate(table: Table, priors: Priors) -> Estimates:
     spare = np.maximum(curves.runs - 3, 0)
     runs_of_curve, count = _padded(table.run_curve)
     weight = slope_weight(table, curves, priors["log_beta"].scatter)
-    groups = {g.name: g.index for g in table.groupings[-2:]}
+    groups = {g.name: g.index for g in (*table.groupings[:1], *table.groupings[-1:])}
     groups = groups or {"": np.zeros(len(table.cells), dtype=int)}
     usual = curvature_of_cells(table)
     return Estimates(
@@ -269,7 +273,7 @@ def _drifts_of_curves(table: Table) -> DriftEstimates:
     some = table.curvatures.curves
     return DriftEstimates(
         found.runs[some], found.weight[:, some], found.noise_variance[:, some],
-        np.zeros_like(found.noise_variance[:, some]), found.known[:, some],
+        np.zeros_like(found.noise_variance[:, some]), found.known[:, some], found.alone[some],
     )  # fmt: skip
 
 

@@ -35,7 +35,6 @@ from tunecast.models.laws.quantities import Quantity
 WEAKLY_IDENTIFIED, WEAKLY_IDENTIFIED_ABOVE = 0.3, 0.2
 DATA_SHARE, DATA_SHARE_ABOVE = 0.6, 0.3
 FACTOR_SLOPE_ABOVE, SLOPE_ABOVE = 0.5, 0.3
-CONTRAST_WEIGHTS = {"log_loss_ref": 0.999, "log_beta": 0.5, "alpha": 0.5}
 # Where an exponent hardly moves the slope in its factor, it must not be stretched without bound.
 LEAST_MULTIPLIER = 0.03
 
@@ -54,9 +53,6 @@ class Coordinate:
         What runs say of the result, in the place of the weight.
     precision : array, optional
         One over the squared error of that.
-    rotation : array, shape (n, n), optional
-        Orthogonal: of normal unknowns that have the same location 0 and scale, what is drawn are
-        these combinations.
     """
 
     offset: Any = 0.0
@@ -64,7 +60,6 @@ class Coordinate:
     weight: Any = 0.0
     estimate: Any = None
     precision: Any = None
-    rotation: Any = None
 
     def unknown(self, draw: Callable[[Any, Any], Any], location: Any, scale: Any, xp: Any) -> Any:
         """Return the unknown, from a raw variable that is drawn with a location and a scale.
@@ -93,8 +88,6 @@ class Coordinate:
         else:
             part = width**self.weight
             raw = draw(self.weight * centre, part)
-            if self.rotation is not None:
-                raw = (raw[..., None] * self.rotation).sum(axis=-2)
             result = centre + width / part * (raw - self.weight * centre)
         result = result - self.offset
         return result / self.multiplier if moved else result
@@ -129,13 +122,12 @@ class Geometry:
             self._rules[f"{q.name}_mean"] = lambda v, xp: CENTRED
             if not table.groupings:
                 self._rules[f"{q.name}_mean"] = partial(self._level, q, None)
-            # Cells, and levels of the last column before them, are sampled as means of all that
-            # they add up to, which curves pin down. Levels of other columns are told apart by their
-            # contrasts, while their common shift is hardly told from the means.
-            for g in table.groupings[:-2]:
-                self._rules[f"{q.name}_{g.name}"] = partial(self._contrasts, q, g)
-            for g in table.groupings[-2:]:
-                self._rules[f"{q.name}_{g.name}"] = partial(self._level, q, g)
+            # Levels of the first grouping are sampled as means (the global one included), as are
+            # cells, which curves pin down; others as standardised deviations: a global mean and
+            # several groupings of well-measured levels are otherwise nearly collinear.
+            for i, g in enumerate(table.groupings):
+                if i in (0, len(table.groupings) - 1):
+                    self._rules[f"{q.name}_{g.name}"] = partial(self._level, q, g)
 
     def coordinate(self, name: str, values: Mapping[str, Any], xp: Any) -> Coordinate:
         """Return how an unknown is sampled.
@@ -177,13 +169,15 @@ class Geometry:
         )
 
     def _drift_of_task(self, values: Mapping[str, Any], xp: Any) -> Coordinate:
-        known = self.estimates.drift_task
-        left = self.table.log_loss - values["log_relative_loss"]
-        noise = xp.exp(values["log_noise_task"])
+        known, table = self.estimates.drift_task, self.table
+        level = values["log_loss_ref_expected"][..., table.run_curve]
+        left = table.log_loss - values["log_relative_loss"] - level
         curve_sd = values["drift_curve_sd"][..., None, None]
-        variance = (
-            known.noise_variance * noise[..., None, :] ** 2 + known.curve_variance * curve_sd**2
-        )
+        noise = xp.exp(values["log_noise_task"]) ** 2
+        if not table.repeated.every:
+            own = "base_model_sd" if table.one_curve_per_base_model else "log_loss_ref_curve_sd"
+            noise = noise + known.alone * values[own][..., None] ** 2
+        variance = known.noise_variance * noise[..., None, :] + known.curve_variance * curve_sd**2
         return Coordinate(
             estimate=(left[..., known.runs][..., None, :, :] * known.weight).sum(axis=-1),
             precision=known.known / variance,
@@ -223,11 +217,6 @@ class Geometry:
         )
 
     # ----------------------------------------------------------------- levels of groupings
-
-    def _contrasts(
-        self, q: Quantity, g: Grouping, values: Mapping[str, Any], xp: Any
-    ) -> Coordinate:
-        return Coordinate(weight=CONTRAST_WEIGHTS.get(q.name, 0.0), rotation=g.rotation)
 
     def _level(
         self, q: Quantity, g: Grouping | None, values: Mapping[str, Any], xp: Any
@@ -282,12 +271,12 @@ class _Level:
 
     def above(self, name: str) -> Any:
         """Return the mean of a quantity before this grouping's effects, at its levels."""
-        mean, own = self.values[f"{name}_mean"][..., None], self.grouping
-        for g in self.geometry.table.groupings:
-            if own is None or g.name == own.name:
-                break
-            effect = self.values[f"{name}_{g.name}"][..., g.index]
-            mean = mean + (effect[..., own.cells] * own.cell_weight).sum(axis=-1)
+        mean = self.values[f"{name}_mean"][..., None]
+        if self.grouping is not None:
+            for g in self.geometry.table.groupings:
+                if g.name == self.grouping.name:
+                    break
+                mean = mean + self.values[f"{name}_{g.name}"][..., g.index]
         return mean
 
     def mean(self, name: str) -> Any:

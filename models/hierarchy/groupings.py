@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
-from scipy import linalg
 
 from tunecast.models.laws import LAWS
 
@@ -29,12 +27,6 @@ class Grouping:
         Its values.
     index : ndarray of int, shape (cells,)
         Level of each cell.
-    cells : ndarray of int, shape (levels, most cells)
-        Cells of each level, repeated where one has fewer.
-    cell_weight : ndarray, shape (levels, most cells)
-        One over their number, 0 where repeated.
-    rotation : ndarray, shape (levels, levels)
-        Orthogonal: its first row is the levels' common shift, the others are contrasts.
     """
 
     column: str
@@ -42,42 +34,12 @@ class Grouping:
     levels: tuple[str, ...]
     index: np.ndarray
 
-    @cached_property
-    def cells(self) -> np.ndarray:
-        """Cells of each level."""
-        order, count = np.argsort(self.index, kind="stable"), self._count
-        place = np.arange(count.max()) + (np.cumsum(count) - count)[:, None]
-        return order[np.minimum(place, len(order) - 1)]
-
-    @cached_property
-    def cell_weight(self) -> np.ndarray:
-        """Weight of each of them in their mean."""
-        count = self._count[:, None]
-        return (np.arange(count.max()) < count) / count
-
-    @cached_property
-    def rotation(self) -> np.ndarray:
-        """Rotation to the levels' common shift and to contrasts (Helmert's)."""
-        return np.asarray(linalg.helmert(len(self.levels), full=True))
-
-    @property
-    def _count(self) -> np.ndarray:
-        return np.bincount(self.index, minlength=len(self.levels))
-
 
 # Dimensions and variables of the model that a column of the runs must not be taken for, and what
 # the names of those of a quantity end in, after its own name.
 _TAKEN = {
     *(INTERACTION, "factor", "base_model", "curve", "run", "chain", "draw", "mean", "expected"),
-    *(
-        "repeated_curve",
-        "repeated_base_model",
-        "sloped_curve",
-        "curved_curve",
-        "drift_term",
-        "drift_task",
-        "drift_curve",
-    ),
+    *("repeated_curve", "repeated_base_model", "sloped_curve", "curved_curve", "drift_term", "drift_task", "drift_curve"),
     *("noise", "noise_df", "log_noise", "log_loss", "expected_log_loss", "log_relative_loss"),
     *(p.name for law in LAWS.values() for p in law.parameters),
     *(q.name for law in LAWS.values() for q in law.quantities),
@@ -101,10 +63,7 @@ def variable_names(columns: Iterable[str]) -> dict[str, str]:
 
 
 def groupings_of(cells: Sequence[tuple[str, ...]], columns: Sequence[str]) -> tuple[Grouping, ...]:
-    """Return the groupings of cells by each column that tells some apart, and by all of them.
-
-    The first column's comes after the other columns', before that of all.
-    """
+    """Return the groupings of cells by each column that tells some apart, and by all of them."""
     names = variable_names(columns)
     found = []
     for position, column in enumerate(columns):
@@ -113,7 +72,6 @@ def groupings_of(cells: Sequence[tuple[str, ...]], columns: Sequence[str]) -> tu
             index = np.array([levels.index(cell[position]) for cell in cells])
             found.append(Grouping(column, names[column], levels, index))
     if len(found) > 1:
-        found = [*found[1:], found[0]]
         keys = tuple(" / ".join(cell) for cell in cells)
         found.append(Grouping(INTERACTION, INTERACTION, keys, np.arange(len(cells))))
     return tuple(found)
