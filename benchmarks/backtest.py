@@ -8,9 +8,8 @@ families unseen (then the unseen models are scored apart too); and the published
 revisiting_nsl. Every forecaster gets the same rows. Scores are on log loss. About 25 minutes on
 two cores.
 
-The forecasters: tunecast with its defaults; the same fit with slope drift of hand-set scales
-(0.012 and 0.006 per doubling); an unpooled Bayesian fit, each curve on its own; least squares by
-curve and by group with bootstrap; simple-scaling-laws with its new-run intervals.
+The forecasters: tunecast with its defaults; an unpooled Bayesian fit, each curve on its own; least
+squares by curve and by group with bootstrap; simple-scaling-laws with its new-run intervals.
 """
 
 from __future__ import annotations
@@ -18,12 +17,10 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import math
 import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +33,8 @@ from resume import save
 from unpooled import unpooled
 
 from tunecast.models import Fit, fit
-from tunecast.models.hierarchy.priors import Priors
 
 CUTS = (1_600, 6_400, 25_600, 102_400)
-HAND_SET = (0.012, 0.006)
 SEED = 0
 
 Split = tuple[str, pd.DataFrame, pd.DataFrame]
@@ -58,21 +53,6 @@ def splits() -> Iterator[Split]:
         yield f"largest unseen, D <= {cut}", runs[below & ~unseen], test
     curves = revisiting_nsl()
     yield "revisiting_nsl", curves[curves["is_train"] == 1], curves[curves["is_train"] == 0]
-
-
-def hand_set_drift(result: Fit) -> Fit:
-    """Return the fit with the slope drift of the trial that the design reports."""
-
-    def fixed(priors: Priors) -> Priors:
-        task, curve = HAND_SET
-        return {
-            **priors,
-            "drift_task": replace(priors["drift_task"], location=math.log(task), scale=1e-9),
-            "drift_curve": replace(priors["drift_curve"], location=math.log(curve), scale=1e-9),
-        }
-
-    changed = tuple(replace(p, priors=fixed(p.priors)) for p in result.posteriors)
-    return Fit(changed, result.runs, result.info, result.diagnostics)
 
 
 def tunecast_fit(train: pd.DataFrame, law: str) -> Fit:
@@ -125,8 +105,6 @@ def main(out: Path, only: str = "", law: str = "rectified") -> None:
             seconds = time.perf_counter() - started
             about = vars(result.diagnostics) | {"converged": result.diagnostics.converged}
             rows += _rows(name, "tunecast", draws, test, seconds, about)
-            fixed = hand_set_drift(result).draws(test).loss
-            rows += _rows(name, "hand-set drift", fixed, test, seconds, {})
         for peer, forecast in forecasters(only).items():
             if (name, peer) in there:
                 continue

@@ -1,6 +1,6 @@
 """Question: is the posterior that is sampled the posterior of the model that is written down?
 
-    python benchmarks/sbc.py --simulations 100 --out benchmarks/results/sbc.json
+    python benchmarks/sbc.py --simulations 100 --out benchmarks/results/sbc.json [--law kaplan]
 
 Simulation-based calibration: draw every unknown from the prior, a table from them, the posterior
 from the table; then the rank of what was drawn among posterior draws is uniform. It checks prior,
@@ -59,9 +59,16 @@ NARROW: Priors = {
     "alpha": replace(WEAK["alpha"], scale=0.1, effect=0.05),
     "logit_data_share": replace(WEAK["logit_data_share"], scale=0.7, effect=0.2),
     "log_A_over_E": replace(WEAK["log_A_over_E"], scale=0.5, effect=0.2),
+    "log_ratio": replace(WEAK["log_ratio"], scale=0.7, effect=0.2),
+    "alpha_over_beta": replace(WEAK["alpha_over_beta"], scale=0.5, effect=0.2),
+    "log_break": replace(WEAK["log_break"], scale=0.7, effect=0.3),
+    "log_steeper": replace(WEAK["log_steeper"], scale=0.3, effect=0.1),
+    "log_width": replace(WEAK["log_width"], scale=0.3, effect=0.1),
     "base_model": replace(WEAK["base_model"], scale=0.3),
     "noise": replace(WEAK["noise"], scale=0.3, effect=0.2, scatter=0.3),
     "noise_df": replace(WEAK["noise_df"], scale=0.5),
+    "drift_task": replace(WEAK["drift_task"], scale=0.3),
+    "drift_curve": replace(WEAK["drift_curve"], scale=0.3),
 }
 
 
@@ -95,9 +102,9 @@ def indexed(frame: pd.DataFrame, law: str) -> Table:
 
 def quantities(table: Table, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return what is ranked, shape (draws,) each: positive ones as logarithms."""
-    noise, df = values["noise"][:, table.run_curve], values["noise_df"]
-    z = (table.log_loss - values["expected_log_loss"]) / noise
-    likelihood = student_t.logpdf(z, df[:, None]) - np.log(noise)
+    scale, df = values["scale"], values["noise_df"]
+    z = (table.log_loss - values["expected_log_loss"]) / scale
+    likelihood = student_t.logpdf(z, df[:, None]) - np.log(scale)
     found = {
         f"global {q.name}": values[f"{q.name}_mean"].reshape(len(df)) for q in table.quantities
     }
@@ -106,14 +113,19 @@ def quantities(table: Table, values: Mapping[str, np.ndarray]) -> dict[str, np.n
         for q in table.quantities
         if f"{q.name}_curve_sd" in values
     }
+    if "logit_floor" in values:
+        found["logit_floor of a cell"] = values["logit_floor"][:, 0]
     found |= {
         "sd of tasks' log_loss_ref": np.log(values["log_loss_ref_task_sd"]),
         "sd of methods' log_beta": np.log(values["log_beta_method_sd"]),
         "sd of base models": np.log(values["base_model_sd"]),
         "effect of a base model": values["base_model_effect"][:, 0],
-        "logit_floor of a cell": values["logit_floor"][:, 0],
         "log_loss_ref of a curve": values["log_loss_ref_curve"][:, 0],
         "log_beta of a curve": values["log_beta_curve"][:, -1],
+        "sd of tasks' drift": np.log(values["drift_task_sd"]),
+        "sd of curves' drift": np.log(values["drift_curve_sd"]),
+        "drift of a task": values["drift_task"][:, 0, 0],
+        "drift of a curve": values["drift_curve"][:, -1, -1],
         "expected log loss of a run": values["expected_log_loss"][:, -1],
         "noise of a curve": np.log(values["noise"][:, 0]),
         "degrees of freedom": np.log(df - 2),

@@ -14,6 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tunecast.models.hierarchy.numpy_backends import simulate_prior
+from tunecast.models.laws import LAWS
+
 SAMPLER = {"draws": 300, "tune": 500, "chains": 4, "seed": 0}
 WORLD = {
     "law": "multiplicative",
@@ -57,6 +60,21 @@ def test_ranks_of_prior_draws_are_uniform(
     records = sbc.run(tmp_path / "sbc.jsonl", SIMULATIONS, settings)
     assert not sbc.fails(sbc.uniformity(records, "ranks"))
     assert sbc.fails(sbc.uniformity(records, "ranks_shrunk"))
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_what_is_ranked_of_each_law(benchmark: Any, law: str) -> None:
+    """All that is learned globally, and of the drift its scales and a coefficient of each."""
+    sbc = benchmark("sbc")
+    table = sbc.indexed(sbc.design(), law)
+    values = simulate_prior(table, sbc.NARROW, 50, 0, None).values
+    found = sbc.quantities(table, values)
+    assert {f"global {q.name}" for q in table.quantities} <= set(found)
+    told = {"sd of tasks' drift", "sd of curves' drift", "drift of a task", "drift of a curve"}
+    assert told <= set(found)
+    for name, drawn in found.items():
+        assert drawn.shape == (50,) and np.isfinite(drawn).all() and drawn.std() > 0, name
+    assert np.abs(values["log_loss"]).max() < 20  # what a file can hold
 
 
 def test_the_rank_tests_pass_uniform_ranks_and_fail_narrow_ones(benchmark: Any) -> None:

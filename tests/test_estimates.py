@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from thinned import THINNED
 
 from tunecast.models.hierarchy.estimates import (
     BASE_WEIGHT,
@@ -174,3 +175,25 @@ def test_chains_start_where_runs_say(ladder: pd.DataFrame) -> None:
             assert name in ESTIMATED
             assert 0.1 < np.abs(point[name]).max() <= 1
         assert np.abs(point["log_noise_task_raw"]).min() > 4  # the control: one with a location
+
+
+def test_what_residuals_say_of_drift(ladder: pd.DataFrame) -> None:
+    """Coefficients that made them, where nothing else did; errors as the weights have them."""
+    rng = np.random.default_rng(3)
+    table = indexed(THINNED["one, two and all"](pd.concat([ladder, ladder.assign(task="u")])))
+    known, level = estimate(table, WEAK), rng.standard_normal(len(table.curve_cell))
+    curved = table.curvatures.curves
+    parts = (
+        (known.drift_task, table.run_task, table.task_drift_basis, np.arange(2)),
+        (known.drift_curve, table.run_curve, table.curve_drift_basis, curved),
+    )
+    for told, group, basis, groups in parts:
+        true = rng.standard_normal((len(basis), group.max() + 1))
+        left = (true[:, group] * basis).sum(axis=0) + level[table.run_curve]
+        found = (left[told.runs] * told.weight).sum(axis=-1)
+        assert (told.known == 1).all() and found.shape == (2, len(groups))
+        np.testing.assert_allclose(found, true[:, groups], atol=1e-9)
+        assert np.abs(found - true[::-1, groups]).max() > 0.1  # the control
+        np.testing.assert_allclose(told.noise_variance, (told.weight**2).sum(axis=-1))
+    assert (known.drift_task.curve_variance > 0).all()
+    assert not known.drift_curve.curve_variance.any()

@@ -63,7 +63,7 @@ def test_forecasts_of_a_loaded_fit_are_equal_byte_for_byte(
 def test_the_file_carries_all_that_was_asked(sampled: Fit, sampled_file: Path) -> None:
     with h5netcdf.File(sampled_file, "r") as opened:
         head = json.loads(opened.attrs["tunecast"])
-        assert opened.attrs["tunecast_format"] == head["format"] == file.FORMAT == 6
+        assert opened.attrs["tunecast_format"] == head["format"] == file.FORMAT == 7
     assert head["info"] == json.loads(json.dumps(sampled.info))
     assert head["laws"][0]["spec"]["law"] == "rectified"
     assert {"digest", "seed", "versions", "counts"} <= set(head["info"])
@@ -196,7 +196,7 @@ def test_another_netcdf_file_is_not_a_fit(tmp_path: Path) -> None:
         load_fit(tmp_path / "x.nc")
 
 
-@pytest.mark.parametrize("other", [5, 99])
+@pytest.mark.parametrize("other", [6, 99])
 def test_a_file_of_another_format_asks_for_a_new_fit(
     sampled_file: Path, tmp_path: Path, other: int
 ) -> None:
@@ -205,7 +205,7 @@ def test_a_file_of_another_format_asks_for_a_new_fit(
     with h5py.File(place, "r+") as opened:
         head = json.loads(opened.attrs["tunecast"])
         opened.attrs["tunecast"] = json.dumps({"format": other, "info": head["info"]})
-    said = f"has fit format {other}, this version reads 6: fit again"
+    said = f"has fit format {other}, this version reads 7: fit again"
     with pytest.raises(TunecastError, match=said):
         load_fit(place)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from thinned import THINNED
 
 from tunecast.models.fits.fit import Fit
 from tunecast.models.hierarchy.numpy_backends import (
@@ -390,6 +391,35 @@ def test_a_curve_of_one_data_size(ladder: pd.DataFrame) -> None:
     table = indexed(ladder[~own | (ladder["finetune_examples"] == 600)], "rectified", TWO[:1])
     assert (table.curve_low == table.curve_high).sum() == 1
     assert np.isfinite(simulated(table, 10, 0).values["expected_log_loss"]).all()
+
+
+@pytest.mark.parametrize("thin", THINNED)
+def test_what_a_curve_cannot_show_is_what_is_expected_of_it(
+    ladder: pd.DataFrame, thin: str
+) -> None:
+    """And its runs miss by the deviation of its slope, in proportion to their distance."""
+    table = indexed(THINNED[thin](ladder), "power")
+    found = simulated(table, 50, 2)
+    values, sizes = found.values, table.curve_sizes
+    expected = {
+        "log_noise_curve": (3, values["log_noise_task"][:, table.curve_task]),
+        "logit_floor_curve": (3, values["logit_floor"][:, table.curve_cell]),
+        "log_beta_curve": (2, values["log_beta"][:, table.curve_cell]),
+    }
+    for name, (needed, usual) in expected.items():
+        shows = sizes >= needed
+        own = values[name] if shows.all() else values[f"{name}_or_mean"]
+        np.testing.assert_allclose(own[:, ~shows], usual[:, ~shows], atol=1e-12)
+        assert (np.abs(own - usual)[:, shows] > 1e-9).all()
+        if shows.any() and not shows.all():
+            np.testing.assert_allclose(own[:, shows], values[name], rtol=1e-10)
+        assert (name in values) == shows.any()
+    assert ("drift_curve" in values) == (sizes > 2).any()
+    noise = values["noise"][:, table.run_curve]
+    missed = values["log_beta_curve_sd"][:, None] * values["log_relative_loss"]
+    flat = (sizes == 1)[table.run_curve]
+    np.testing.assert_allclose(values["scale"], np.hypot(noise, missed * flat), rtol=1e-10)
+    assert flat.any() == ("one" in thin or "a run" in thin)
 
 
 def test_every_run_its_own_base_model(ladder: pd.DataFrame) -> None:

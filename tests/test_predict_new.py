@@ -9,9 +9,11 @@ from predicting import ALARM, deviations, log_expected, over, predictor, standar
 from scipy.stats import binom, norm
 from scipy.stats import f as fisher
 from scipy.stats import t as student
+from thinned import THINNED
 
 from tunecast.models.fits.fit import Fit
 from tunecast.models.hierarchy.priors import BASE_MODEL_DF, WEAK
+from tunecast.models.hierarchy.targets import curve_labels, known_curves
 from tunecast.models.laws import LAWS
 
 type MakeFit = Callable[..., Fit]
@@ -56,6 +58,43 @@ def test_a_new_curve_bends_as_its_cell_does_give_or_take_the_scatter_of_curves(
         assert standard(z)
         assert not standard(1.3 * z)  # the control
     assert "log_beta" in varying
+
+
+def test_a_known_curve_draws_what_its_runs_cannot_show(
+    ladder: pd.DataFrame, believed: MakeFit
+) -> None:
+    """One of one size all but its level, one of two all but that and its slope."""
+    fit = believed(THINNED["one, two and all"](ladder), law="power", size=2000)
+    (posterior,) = fit.posteriors
+    values, table = posterior.values, posterior.table
+    bases = ("ladder-1.2m", "ladder-0.1m", "ladder-0.4m")  # of one size, of two, of all
+    targets = pd.concat([target(base_model=base) for base in bases])
+    found = over(predictor(fit), targets)
+    places = [known_curves(table)[label] for label in curve_labels(found.table)]
+    fmt = table.cells.index(("debian-en-de", "fmt"))
+    np.testing.assert_array_equal(
+        found.values["log_loss_ref_curve"], values["log_loss_ref_curve"][:, places]
+    )
+    scatter = {
+        "log_beta_curve": (2, values["log_beta"][:, fmt], values["log_beta_curve_sd"]),
+        "logit_floor_curve": (3, values["logit_floor"][:, fmt], values["logit_floor_curve_sd"]),
+        "log_noise_curve": (3, values["log_noise_task"][:, 0], WEAK["noise"].scatter),
+        "drift_curve": (3, 0.0, values["drift_curve_sd"]),
+    }
+    for name, (needed, mean, sd) in scatter.items():
+        shown = table.shown(name)
+        assert shown is not None
+        for i, curve in enumerate(places):
+            own = found.values[name][..., i].reshape(2000, -1)[:, 0]
+            if table.curve_sizes[curve] >= needed:
+                known = values[name][..., shown.places[curve]].reshape(2000, -1)[:, 0]
+                np.testing.assert_array_equal(own, known)
+                continue
+            assert shown.places[curve] == -1
+            z, other = ((v - mean) / sd for v in (own, values[name].reshape(2000, -1)[:, 0]))
+            assert standard(z) and not standard(1.3 * z)
+            # Its own: that of no curve which shows one.
+            assert abs(np.corrcoef(z, other)[0, 1]) < 5 / np.sqrt(2000)
 
 
 def test_an_odd_base_model_has_odd_curves(ladder: pd.DataFrame, believed: MakeFit) -> None:

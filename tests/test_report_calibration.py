@@ -1,12 +1,17 @@
 """The checks of a report: calibrated forecasts pass, wrong ones are seen."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 from conftest import with_losses
+from thinned import THINNED
 
 from tunecast.analysis.report.calibration import (
+    CHECK_DRAWS,
     MOST_PARETO_K,
+    _predictive,
     coverage_sentences,
     left_out,
     pit_without,
@@ -22,6 +27,18 @@ def test_runs_of_the_fit_itself_are_covered(drawn_fit: Fit) -> None:
     counts, low, high = check.histogram()
     assert sum(b["count"] for b in counts) == len(drawn_fit.runs)
     assert 0 <= low < len(drawn_fit.runs) / len(counts) < high
+
+
+def test_the_spread_of_a_run_holds_the_slope_that_its_curve_cannot_show(
+    ladder: pd.DataFrame, believed: Callable[..., Fit]
+) -> None:
+    fit = believed(THINNED["one and all"](ladder), size=200)
+    (posterior,) = fit.posteriors
+    _, scale, _ = _predictive(fit)
+    noise = posterior.values["noise"][posterior.share(CHECK_DRAWS)][:, posterior.table.run_curve]
+    flat = posterior.table.run_flat == 1
+    assert (scale[:, flat] > noise[:, flat]).mean() > 0.9
+    np.testing.assert_array_equal(scale[:, ~flat], noise[:, ~flat])
 
 
 def test_shifted_runs_are_not_covered(drawn_fit: Fit) -> None:

@@ -66,7 +66,7 @@ def mixed(believed: Callable[..., Fit], runs: pd.DataFrame) -> Fit:
     return replace(first, posteriors=both)
 
 
-@pytest.mark.parametrize("law", [*LAWS, "two laws", "two factors"])
+@pytest.mark.parametrize("law", [*LAWS, "two laws", "two factors", "thin curves"])
 def test_the_page_computes_what_python_does(
     law: str,
     visit_to: Callable[..., Visit],
@@ -84,6 +84,10 @@ def test_the_page_computes_what_python_does(
         width = runs["base_model"].map(lambda name: 100.0 + 7 * (sum(name.encode()) % 11))
         runs = runs.assign(width=width)
         fit = believed(runs, law="additive", factors=("model_size", "width"))
+    elif law == "thin curves":  # the base model that is asked for below has one data size
+        last = runs["base_model"].isin(runs.groupby("task")["base_model"].max())
+        fit = believed(runs[~last | (runs["finetune_examples"] == 1e5)].reset_index(drop=True))
+        assert fit.posteriors[0].table.run_flat.any()
     else:
         fit = believed(runs, law=law)
     path = tmp_path / "page.html"
@@ -92,7 +96,9 @@ def test_the_page_computes_what_python_does(
     factors = fit.spec.factors
     for index, stratum in enumerate(held.strata):
         visit.ask(setting=str(index))
-        for kind, data, size in (("new", 250.0, 3.3e8), ("expected", 4e7, 6.4e10)):
+        middle = float(np.sqrt(stratum.low * stratum.high))
+        asked = (("new", 250.0, 3.3e8), ("new", middle, 3.3e8), ("expected", 4e7, 6.4e10))
+        for kind, data, size in asked:
             values: dict[str, float] = dict.fromkeys(factors, size)
             values[fit.spec.data] = np.clip(data, stratum.low / 9, stratum.high * 900)
             if "width" in values:
@@ -103,6 +109,9 @@ def test_the_page_computes_what_python_does(
         visit.ask(base=base, kind="new")
         at = runs.loc[runs["base_model"] == base].iloc[0]
         values |= {name: float(at[name]) for name in factors}
+        same(visit.answers(), in_python(held, stratum, base, "new", values))
+        values[fit.spec.data] = middle
+        visit.ask(**{fit.spec.data: repr(middle)})
         same(visit.answers(), in_python(held, stratum, base, "new", values))
     assert visit.complaints == []
 

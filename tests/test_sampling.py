@@ -218,7 +218,7 @@ def test_what_does_not_converge_is_sampled_once_more_for_twice_as_long(
     assert (found.draws["a"] == kept).all()
     draws, settings, may_stop = calls[0]
     assert (draws, may_stop) == (30, retry)
-    assert settings == {"tune": 20, "chains": 2, "seed": 5, "target_accept": 0.97}
+    assert settings == {"tune": 20, "chains": 2, "seed": 5, "target_accept": 0.95}
     assert len(calls) == (2 if retry and first is not GOOD else 1)
     if len(calls) == 2:
         draws, settings, may_stop = calls[1]

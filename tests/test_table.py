@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from thinned import THINNED
 
 from tunecast.models.errors import TunecastError
 from tunecast.models.hierarchy.groupings import groupings_of, variable_names
@@ -176,6 +177,36 @@ AWKWARD = (
     "a/b", "a.b", "a b", "curve", "cell", "run", "factor", "base_model", "draw", "mean", "expected",
     "curve_sd", "mean_raw", "noise", "log_loss", "log_beta", "A", "E", "alpha",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("thin", THINNED)
+def test_what_curves_show_goes_by_their_different_data_sizes(
+    ladder: pd.DataFrame, thin: str
+) -> None:
+    """Replicates are one size; a variable of some curves has a dimension of its own."""
+    runs = THINNED[thin](ladder)
+    table = indexed(runs, "power", ())
+    sizes = runs.groupby(["task", "method", "base_model"])["finetune_examples"].nunique()
+    np.testing.assert_array_equal(table.curve_sizes, sizes)
+    for name, needed in (
+        ("log_beta_curve", 2), ("logit_floor_curve", 3), ("log_noise_curve", 3), ("drift_curve", 3)
+    ):  # fmt: skip
+        shown, own = table.shown(name), np.flatnonzero(sizes >= needed)
+        assert shown is not None
+        np.testing.assert_array_equal(shown.curves, own)
+        assert shown.some == (len(own) > 0) and shown.every == (len(own) == len(sizes))
+        np.testing.assert_array_equal(np.flatnonzero(shown.places >= 0), own)
+        np.testing.assert_array_equal(shown.places[own], np.arange(len(own)))
+        labels = [table.coords["curve"][c] for c in own]
+        assert table.coords[shown.dim] == labels
+        assert (shown.dim == "curve") == shown.every
+    assert table.shown("log_loss_ref_curve") is None and table.shown("base_model_effect") is None
+    of_run = sizes.to_numpy()[table.run_curve]
+    np.testing.assert_array_equal(table.run_flat, of_run == 1)
+    # Of a curve that shows no curvature nothing drifts on its own; its task does.
+    assert not table.curve_drift_basis[:, of_run < 3].any()
+    assert table.curve_drift_basis[:, of_run > 2].any(axis=0).all()
+    assert table.task_drift_basis.any(axis=0).all()
 
 
 def test_names_of_columns_become_names_of_variables() -> None:

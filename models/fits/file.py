@@ -19,7 +19,7 @@ from tunecast.models.inference.diagnostics import Diagnostics
 from tunecast.models.inference.posterior import Posterior
 from tunecast.models.laws.quantities import Prior
 
-FORMAT = 6
+FORMAT = 7
 
 # What a fit is made of.
 type Parts = tuple[tuple[Posterior, ...], pd.DataFrame, dict[str, Any], Diagnostics]

@@ -101,7 +101,7 @@ def index_targets(targets: pd.DataFrame, fitted: Table) -> Table:
     """Return the index arrays of checked targets, measured from the fitted table's references.
 
     Cells and curves may be new. A new cell takes the reference data size and range of those that
-    share most of its levels; a new curve the range of its cell.
+    share most of its levels; a new curve the range of its cell, a new task that of all tasks.
     """
     spec = fitted.spec
     labels = targets[list(spec.cell)].astype(str).itertuples(index=False, name=None)
