@@ -214,7 +214,7 @@ def _padded(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _drifts(table: Table, group: np.ndarray, basis: np.ndarray) -> DriftEstimates:
-    """Return what runs say of the drift of each group, curves of several runs at levels of their own."""
+    """Return what runs say of each group's drift, curves of several runs at levels of their own."""
     runs, count = _padded(group)
     terms, (groups, most) = len(basis), runs.shape
     weight = np.zeros((terms, groups, most))
@@ -232,7 +232,9 @@ def _drifts(table: Table, group: np.ndarray, basis: np.ndarray) -> DriftEstimate
     variance = (weight**2).sum(axis=2)
     known = variance > 0
     alone = np.bincount(group, table.run_alone) / count
-    return DriftEstimates(runs, weight, np.where(known, variance, 1.0), by_curves, known * 1.0, alone)
+    return DriftEstimates(
+        runs, weight, np.where(known, variance, 1.0), by_curves, known * 1.0, alone
+    )
 
 
 def estimate(table: Table, priors: Priors) -> Estimates:

@@ -31,7 +31,7 @@ LOSS_SCATTER_SPREAD = 1.0
 # one of them does not widen the forecasts for all others.
 BASE_MODEL_DF = 4.0
 
-# What no run of a task goes below: rounding and the last shuffle of the data remain, and a posterior
+# What no run's noise goes below: rounding and the last shuffle of the data remain, and a posterior
 # of noise that tends to 0 cannot be sampled.
 LEAST_NOISE = 5e-4
 
