@@ -15,6 +15,7 @@ CHECKPOINTS = "checkpoints"
 DATA_SIZE = "data size"
 REPLICATES = "replicates"
 SURFACE = "size and data"
+ONE_CURVE = "one curve"
 
 SAID = 3  # misfits of a kind that are said in full
 
@@ -26,7 +27,8 @@ class Misfit:
     Parameters
     ----------
     kind : str
-        What does not fit: `RISES`, `CHECKPOINTS`, `DATA_SIZE`, `REPLICATES` or `SURFACE`.
+        What does not fit: `RISES`, `CHECKPOINTS`, `DATA_SIZE`, `REPLICATES`, `SURFACE` or
+        `ONE_CURVE`.
     cell : tuple of str, or None
         Levels of the cell columns; None where it concerns the whole table.
     sentence : str

@@ -23,7 +23,14 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from tunecast.models.checks.misfit import CHECKPOINTS, FALSE_ALARMS, RISES, Misfit, name_of
+from tunecast.models.checks.misfit import (
+    CHECKPOINTS,
+    FALSE_ALARMS,
+    ONE_CURVE,
+    RISES,
+    Misfit,
+    name_of,
+)
 from tunecast.models.hierarchy.table import Spec
 
 # Finished runs of one curve have up to 15 data sizes in the public tables of them that we know,
@@ -57,7 +64,18 @@ def table_checks(runs: pd.DataFrame, spec: Spec) -> tuple[Misfit, ...]:
     >>> table_checks(runs, spec_of(runs, law="rectified"))
     ()
     """
-    return (*rises(runs, spec), *checkpoints(runs, spec))
+    return (*one_curve(runs, spec), *rises(runs, spec), *checkpoints(runs, spec))
+
+
+def one_curve(runs: pd.DataFrame, spec: Spec) -> tuple[Misfit, ...]:
+    """Return that there is nothing to pool, where the runs are all of one curve."""
+    if len(runs[[*spec.cell, spec.curve, *spec.factors]].drop_duplicates()) > 1:
+        return ()
+    sentence = (
+        "The table holds one curve, so how curves, base models and cells differ is known from "
+        "priors alone: expected two curves or more."
+    )
+    return (Misfit(ONE_CURVE, None, sentence),)
 
 
 # --------------------------------------------------------------------------- rises with data

@@ -9,9 +9,7 @@ import pandas as pd
 from tunecast.models.errors import TunecastError
 
 
-def refuse_too_few(
-    runs: pd.DataFrame, data: str, factors: Sequence[str], curve: Sequence[str]
-) -> None:
+def refuse_too_few(runs: pd.DataFrame, data: str, factors: Sequence[str]) -> None:
     """Refuse runs that say nothing of some part of the law.
 
     Parameters
@@ -22,19 +20,17 @@ def refuse_too_few(
         Column that serves as the data axis.
     factors : sequence of str
         Columns that serve as factors.
-    curve : sequence of str
-        Columns that tell curves apart.
 
     Raises
     ------
     TunecastError
-        When there are too few runs, sizes or curves for the law asked for.
+        When there are too few runs or sizes for the law asked for.
     """
     n = len(runs)
     if n < 2:
         raise TunecastError(
             f"the table has {n} usable run{'s' if n != 1 else ''} (status done, "
-            f"{data} above 0): a fit needs at least two curves of three data sizes"
+            f"{data} above 0): a fit needs at least three data sizes"
         )
     for name in factors:
         values = runs[name]
@@ -53,9 +49,4 @@ def refuse_too_few(
         raise TunecastError(
             f"the runs used have {len(sizes)} value(s) of {data} "
             f"({', '.join(f'{s:g}' for s in sizes)}): the law needs at least three"
-        )
-    if runs[list(curve)].drop_duplicates().shape[0] < 2:
-        raise TunecastError(
-            "the table holds one curve only: a hierarchy has nothing to pool; "
-            "use the point fit (tunecast.models.fit_point), or add another base model or method"
         )

@@ -60,8 +60,9 @@ def spec_of(
 ) -> Spec:
     """Return the specification with its defaults filled in from the runs.
 
-    Factors default to the model size (none for a law without alpha), cells to task x method, and by
-    family too where the runs have several: their losses do not compare.
+    Factors default to the model size (none for a law without alpha, or where all runs have the
+    same), cells to task x method, and by family too where the runs have several: their losses do
+    not compare.
 
     Raises
     ------
@@ -71,7 +72,8 @@ def spec_of(
     if not get_law(law).has("alpha"):
         factors = ()
     elif factors is None:
-        factors = ("model_size",)
+        varies = "model_size" not in runs or runs["model_size"].nunique() != 1
+        factors = ("model_size",) if varies else ()
     if cell is None:
         several = "family" in runs and runs["family"].nunique() > 1
         cell = ("task", "method", "family") if several else ("task", "method")
@@ -344,7 +346,7 @@ def index_runs(runs: pd.DataFrame, spec: Spec, *, check: bool = True) -> Table:
         When there are too few runs, sizes or curves for the law asked for.
     """
     if check:
-        refuse_too_few(runs, spec.data, spec.factors, [*spec.cell, spec.curve, *spec.factors])
+        refuse_too_few(runs, spec.data, spec.factors)
     cell_names = runs[list(spec.cell)].astype(str).agg("\x1f".join, axis=1)
     run_cell, cell_keys = _codes(cell_names)
     cells = tuple(tuple(key.split("\x1f")) for key in cell_keys)
