@@ -230,7 +230,7 @@ def _drifts(table: Table, group: np.ndarray, basis: np.ndarray) -> DriftEstimate
             moved = np.stack([np.bincount(curve, w * row) for w in found])
             by_curves[:, g] += (moved**2).sum(axis=1)
     variance = (weight**2).sum(axis=2)
-    known = variance > 0
+    known = variance > 1e-9  # of a basis that does not vary, pinv leaves rounding errors
     alone = np.bincount(group, table.run_alone) / count
     return DriftEstimates(
         runs, weight, np.where(known, variance, 1.0), by_curves, known * 1.0, alone
