@@ -176,7 +176,7 @@ def test_a_column_of_one_level_is_no_grouping() -> None:
 AWKWARD = (
     "a/b", "a.b", "a b", "curve", "cell", "run", "factor", "base_model", "draw", "mean", "expected",
     "curve_sd", "mean_raw", "noise", "log_loss", "log_beta", "A", "E", "alpha",
-    "scale", "drift", "repeated_curve",
+    "scale", "repeated_curve",
 )  # fmt: skip
 
 
@@ -218,6 +218,7 @@ def test_names_of_columns_become_names_of_variables() -> None:
     names = variable_names(AWKWARD)
     assert names["a/b"] == "a_b" and names["a.b"] == "a_b_" and names["a b"] == "a_b__"
     assert names["curve"] == "curve_" and names["cell"] == "cell_"
+    assert variable_names(["drift"]) == {"drift": "drift_"}
     assert all(name.isidentifier() for name in names.values())
     assert len(set(names.values())) == len(AWKWARD)
     assert variable_names(["task", "method", "quality_2"]) == {

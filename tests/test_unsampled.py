@@ -1,4 +1,4 @@
-"""Runs that are alone on their curve: its deviations are a part of their noise until they are drawn."""
+"""Runs alone on their curve: its deviations are a part of their noise until they are drawn."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -40,7 +40,9 @@ def own_scale(table: Table, values: Values) -> np.ndarray:
     base_sd = values["base_model_sd"]
     if table.one_curve_per_base_model:
         return np.repeat(base_sd[:, None], len(table.curve_cell), axis=1)
-    sd, _ = curve_scale(values["log_loss_ref_curve_sd"], values["base_model_effect"], base_sd, NumPy)
+    sd, _ = curve_scale(
+        values["log_loss_ref_curve_sd"], values["base_model_effect"], base_sd, NumPy
+    )
     return np.asarray(sd[:, table.curve_base])
 
 
@@ -48,7 +50,8 @@ def own_deviation(table: Table, values: Values) -> np.ndarray:
     """What each curve adds, shape (draws, curves)."""
     if table.one_curve_per_base_model:
         return values["base_model_effect"][:, table.curve_base]
-    return values["log_loss_ref_curve"] - values["log_loss_ref_curve_or_mean"]
+    base = values["base_model_effect"][:, table.curve_base]
+    return values["log_loss_ref_curve"] - values["log_loss_ref_expected"] - base
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,9 @@ class Alone:
         table, values = self.posterior.table, self.posterior.values
         return {
             "own": float(own_scale(table, values)[0, self.curve]),
-            "slope": float(values["log_beta_curve_sd"][0] * values["log_relative_loss"][0, self.run]),
+            "slope": float(
+                values["log_beta_curve_sd"][0] * values["log_relative_loss"][0, self.run]
+            ),
             "noise": float(values["noise"][0, self.curve]),
         }
 
@@ -228,24 +233,25 @@ def test_the_prior_predictive_has_the_spread_of_all_terms(
     assert ((z / noise[:, run]).std(axis=0) > 1.2).all()
 
 
-# Terms with the tails of a Student-t with 4 degrees of freedom, whose scales add in quadrature as
-# near as matters here; noise of a curve as of its task.
+# Noise of a curve as of its task, and next to no floor, so that log losses are linear in beta.
 EVEN: Priors = {
-    **WEAK,
+    **NORMAL,
+    "logit_floor": replace(WEAK["logit_floor"], location=-9.0, scale=0.1, effect=0.1, scatter=0.01),
     "noise": replace(WEAK["noise"], scatter=1e-9),
-    "noise_df": replace(WEAK["noise_df"], location=np.log(2.0), scale=1e-9),
 }
 
 
 @pytest.mark.parametrize("thin", ["one and all, a curve each", "a run each", "one and all"])
 def test_a_new_curve_spreads_as_the_likelihood_of_a_run_alone_says(
-    ladder: pd.DataFrame, believed: MakeFit, thin: str
+    ladder: pd.DataFrame, believed: MakeFit, monkeypatch: pytest.MonkeyPatch, thin: str
 ) -> None:
     """A forecast draws what the likelihood has in its scale: both spread by as much in all.
 
-    By the width of the middle half and of 80 %, each in units of the noise. The control is the
-    noise alone, which is all that the scale of a forecast holds.
+    By the width of the middle half and of 80 %, in units of the noise, where all terms are normal,
+    so that their scales add in quadrature. The control is the noise alone, which is all that the
+    scale of a forecast holds.
     """
+    monkeypatch.setattr("tunecast.models.hierarchy.model.BASE_MODEL_DF", 1e6)
     fit = believed(THINNED[thin](ladder), law="power", size=DRAWS, priors=EVEN)
     (posterior,) = fit.posteriors
     table, values = posterior.table, posterior.values
@@ -262,7 +268,7 @@ def test_a_new_curve_spreads_as_the_likelihood_of_a_run_alone_says(
     drift = found.values["drift"][:, 0]
     new = np.log(asked.draws(ready).loss[:, 0]) - drift - of_cell
     scale = values["scale"][:, run]
-    lone = scale * np.random.default_rng(2).standard_t(4, DRAWS)
+    lone = scale * np.random.default_rng(2).standard_normal(DRAWS)
     if not table.one_curve_per_base_model:
         # A base model adds its own, which a likelihood has in its mean.
         base = table.curve_base[table.run_curve[run]]
@@ -273,8 +279,8 @@ def test_a_new_curve_spreads_as_the_likelihood_of_a_run_alone_says(
         return float(high - low)
 
     for share in (0.5, 0.8):
-        assert width(new, share) == pytest.approx(width(lone, share), rel=0.06)
-        alone = width(noise * np.random.default_rng(3).standard_t(4, DRAWS), share)
+        assert width(new, share) == pytest.approx(width(lone, share), rel=0.05)
+        alone = width(noise * np.random.default_rng(3).standard_normal(DRAWS), share)
         assert alone < 0.8 * width(new, share)
 
 
@@ -289,7 +295,7 @@ def one_run_each() -> Fit:
     """A fit of 60 runs, of as many base models, each at its own size."""
     rng = np.random.default_rng(8)
     n = 60
-    sizes, data = (np.exp(rng.uniform(*np.log(ends), n)) for ends in ((1e8, 1e10), (1e3, 1e7)))
+    sizes, data = (10 ** rng.uniform(low, high, n) for low, high in ((8, 10), (3, 7)))
     law = get_law("multiplicative")
     truth = {**TRUTH, "alpha": {"model_size": TRUTH["alpha"]}}
     expected = law(data, {"model_size": sizes}, **truth)
@@ -315,7 +321,7 @@ def test_a_table_of_one_run_a_curve_is_fitted_quickly_and_its_truth_recovered(
     other = {"alpha": "beta", "beta": "alpha"}
     for name, draws in drawn.items():
         assert abs(draws.mean() - TRUTH[name]) < LIMIT * draws.std()
-        assert draws.std() < 0.2 * TRUTH[name]
+        assert draws.std() < 0.3 * TRUTH[name]
         assert abs(draws.mean() - TRUTH[other[name]]) > LIMIT * draws.std()
 
 
