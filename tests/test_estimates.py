@@ -178,10 +178,14 @@ def test_chains_start_where_runs_say(ladder: pd.DataFrame) -> None:
 
 
 def test_what_residuals_say_of_drift(ladder: pd.DataFrame) -> None:
-    """Coefficients that made them, where nothing else did; errors as the weights have them."""
+    """Coefficients that made them, where nothing else did; errors as the weights have them.
+
+    Curves lie at levels of their own, of which those of one run are noise.
+    """
     rng = np.random.default_rng(3)
     table = indexed(THINNED["one, two and all"](pd.concat([ladder, ladder.assign(task="u")])))
     known, level = estimate(table, WEAK), rng.standard_normal(len(table.curve_cell))
+    level[table.curve_runs == 1] = 0.0
     curved = table.curvatures.curves
     parts = (
         (known.drift_task, table.run_task, table.task_drift_basis, np.arange(2)),
@@ -195,5 +199,11 @@ def test_what_residuals_say_of_drift(ladder: pd.DataFrame) -> None:
         np.testing.assert_allclose(found, true[:, groups], atol=1e-9)
         assert np.abs(found - true[::-1, groups]).max() > 0.1  # the control
         np.testing.assert_allclose(told.noise_variance, (told.weight**2).sum(axis=-1))
+    # The control: a level that a run alone has is taken for drift.
+    off = ((known.drift_task.weight * table.run_alone[known.drift_task.runs]).sum(axis=-1),)
+    assert np.abs(off).min() > 1e-3
+    of_task = np.bincount(table.run_task, table.run_alone) / np.bincount(table.run_task)
+    np.testing.assert_allclose(known.drift_task.alone, of_task)
+    assert (of_task > 0).all() and not known.drift_curve.alone.any()
     assert (known.drift_task.curve_variance > 0).all()
     assert not known.drift_curve.curve_variance.any()

@@ -84,10 +84,10 @@ def test_the_page_computes_what_python_does(
         width = runs["base_model"].map(lambda name: 100.0 + 7 * (sum(name.encode()) % 11))
         runs = runs.assign(width=width)
         fit = believed(runs, law="additive", factors=("model_size", "width"))
-    elif law == "thin curves":  # the base model that is asked for below has one data size
+    elif law == "thin curves":  # the base model that is asked for below has one run
         last = runs["base_model"].isin(runs.groupby("task")["base_model"].max())
         fit = believed(runs[~last | (runs["finetune_examples"] == 1e5)].reset_index(drop=True))
-        assert fit.posteriors[0].table.run_flat.any()
+        assert fit.posteriors[0].table.run_alone.any()
     else:
         fit = believed(runs, law=law)
     path = tmp_path / "page.html"

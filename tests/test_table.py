@@ -176,6 +176,7 @@ def test_a_column_of_one_level_is_no_grouping() -> None:
 AWKWARD = (
     "a/b", "a.b", "a b", "curve", "cell", "run", "factor", "base_model", "draw", "mean", "expected",
     "curve_sd", "mean_raw", "noise", "log_loss", "log_beta", "A", "E", "alpha",
+    "scale", "repeated_curve",
 )  # fmt: skip
 
 
@@ -186,12 +187,16 @@ def test_what_curves_show_goes_by_their_different_data_sizes(
     """Replicates are one size; a variable of some curves has a dimension of its own."""
     runs = THINNED[thin](ladder)
     table = indexed(runs, "power", ())
-    sizes = runs.groupby(["task", "method", "base_model"])["finetune_examples"].nunique()
+    curves = runs.groupby(["task", "method", "base_model"])["finetune_examples"]
+    sizes, count = curves.nunique(), curves.size()
     np.testing.assert_array_equal(table.curve_sizes, sizes)
-    for name, needed in (
-        ("log_beta_curve", 2), ("logit_floor_curve", 3), ("log_noise_curve", 3), ("drift_curve", 3)
+    np.testing.assert_array_equal(table.curve_runs, count)
+    for name, told, needed in (
+        ("log_beta_curve", sizes, 2), ("logit_floor_curve", sizes, 3),
+        ("log_noise_curve", sizes, 3), ("drift_curve", sizes, 3), ("a loss of its own", count, 2),
     ):  # fmt: skip
-        shown, own = table.shown(name), np.flatnonzero(sizes >= needed)
+        shown = table.repeated if name == "a loss of its own" else table.shown(name)
+        own = np.flatnonzero(told >= needed)
         assert shown is not None
         np.testing.assert_array_equal(shown.curves, own)
         assert shown.some == (len(own) > 0) and shown.every == (len(own) == len(sizes))
@@ -202,7 +207,7 @@ def test_what_curves_show_goes_by_their_different_data_sizes(
         assert (shown.dim == "curve") == shown.every
     assert table.shown("log_loss_ref_curve") is None and table.shown("base_model_effect") is None
     of_run = sizes.to_numpy()[table.run_curve]
-    np.testing.assert_array_equal(table.run_flat, of_run == 1)
+    np.testing.assert_array_equal(table.run_alone, count.to_numpy()[table.run_curve] == 1)
     # Of a curve that shows no curvature nothing drifts on its own; its task does.
     assert not table.curve_drift_basis[:, of_run < 3].any()
     assert table.curve_drift_basis[:, of_run > 2].any(axis=0).all()
@@ -213,6 +218,7 @@ def test_names_of_columns_become_names_of_variables() -> None:
     names = variable_names(AWKWARD)
     assert names["a/b"] == "a_b" and names["a.b"] == "a_b_" and names["a b"] == "a_b__"
     assert names["curve"] == "curve_" and names["cell"] == "cell_"
+    assert variable_names(["drift"]) == {"drift": "drift_"}
     assert all(name.isidentifier() for name in names.values())
     assert len(set(names.values())) == len(AWKWARD)
     assert variable_names(["task", "method", "quality_2"]) == {

@@ -31,5 +31,8 @@ THINNED: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "one and two": _with({_SMALL: (600.0,), _MIDDLE: (60.0, 2000.0), _LARGE: (60.0, 6000.0)}.get),
     "two and all": _with({_SMALL: (60.0, 6000.0)}.get),
     "one and all": _with({_LARGE: (6000.0,)}.get),
+    "one and all, a curve each": lambda ladder: _with({_LARGE: (6000.0,)}.get)(
+        ladder[ladder["method"] == "fmt"]
+    ),
     "one, two and all": _with({_SMALL: (60.0, 6000.0), _LARGE: (600.0,)}.get),
 }

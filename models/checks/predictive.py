@@ -122,14 +122,18 @@ def checks_of(posterior: Posterior, draws: int = DRAWS) -> list[Check]:
     at = spread_out(posterior.size, draws)
     residual = table.log_loss - values["expected_log_loss"][at]
     z = normal_scores(residual / values["scale"][at], values["noise_df"][at][:, None])
-    effect = values["base_model_effect"][at][:, table.curve_base[table.run_curve]]
+    off, spread = residual, values["scale"][at]
+    # Where each base model has one curve, a run that is alone has its effect in its residual.
+    if not table.one_curve_per_base_model:
+        off = off + values["base_model_effect"][at][:, table.curve_base[table.run_curve]]
+        spread = np.hypot(spread, values["base_model_sd"][at][:, None])
     cell = table.curve_cell[table.run_curve]
     found: list[Check] = []
     for k in range(len(table.cells)):
         of_cell = np.flatnonzero(cell == k)
         found += _by_data_size(table, k, of_cell, residual, z)
         found += _of_replicates(table, k, of_cell, residual, z)
-        found += _on_a_surface(table, k, of_cell, residual + effect)
+        found += _on_a_surface(table, k, of_cell, off, spread)
     return found
 
 
@@ -215,11 +219,13 @@ def _of_replicates(
     )
 
 
-def _on_a_surface(table: Table, cell: int, runs: np.ndarray, off: np.ndarray) -> Iterator[Check]:
+def _on_a_surface(
+    table: Table, cell: int, runs: np.ndarray, off: np.ndarray, spread: np.ndarray
+) -> Iterator[Check]:
     """Check whether runs that are alone on their base model lie off the law by a pattern.
 
     What such runs are off by goes into the effects of their base models, of which the noise is no
-    more than a part; under the model all orders of them are as probable.
+    more than a part; under the model all orders of them, in units of their spread, are as probable.
     """
     base = table.curve_base[table.run_curve]
     runs = runs[np.bincount(base)[base[runs]] == 1]
@@ -229,7 +235,7 @@ def _on_a_surface(table: Table, cell: int, runs: np.ndarray, off: np.ndarray) ->
     shape = contrasts(columns, DEGREE if len(runs) >= 2 * ALONE else DEGREE - 1)
     if 3 * shape.shape[1] > len(runs):
         return
-    ranks = off[:, runs].argsort(axis=1).argsort(axis=1)
+    ranks = (off / spread)[:, runs].argsort(axis=1).argsort(axis=1)
     scores = ndtri((ranks + 0.5) / len(runs))
     scores /= scores.std(axis=1, ddof=1, keepdims=True)
     p = chdtrc(shape.shape[1], ((scores @ shape) ** 2).sum(axis=1))

@@ -22,6 +22,7 @@ import xarray as xr
 
 from tunecast.models.hierarchy.backend import Backend, raw
 from tunecast.models.hierarchy.numpy_backends import log_density_of, simulate_prior
+from tunecast.models.hierarchy.unsampled import complete
 from tunecast.models.inference.posterior import Posterior
 from tunecast.models.laws.positive import NumPy
 
@@ -64,9 +65,11 @@ def _groups(posterior: Posterior, runs: pd.DataFrame, seed: int) -> dict[str, xr
         return _labelled({OBSERVED: array}, {OBSERVED: ("run",)}, labels, chains, np.float32)
 
     simulated = simulate_prior(table, posterior.priors, PRIOR_DRAWS, seed, None)
+    as_sampled = dict(simulated.dims)
+    complete(simulated)
     one = {"chain": np.arange(1), "draw": np.arange(PRIOR_DRAWS)}
     sampled = {name: v.reshape(-1, *v.shape[2:]) for name, v in posterior.draws.items()}
-    known = {raw(name): over for name, over in dims.items()} | dict(dims)
+    known = {raw(name): over for name, over in as_sampled.items()} | dict(dims)
     # Variables that a user added to the model have ArviZ's names of nameless dims.
     added = {k: v for k, v in sampled.items() if k not in known}
     known |= {k: tuple(f"{k}_dim_{i}" for i in range(v.ndim - 1)) for k, v in added.items()}

@@ -39,15 +39,8 @@ class Grouping:
 # the names of those of a quantity end in, after its own name.
 _TAKEN = {
     *(INTERACTION, "factor", "base_model", "curve", "run", "chain", "draw", "mean", "expected"),
-    *(
-        "repeated_curve",
-        "repeated_base_model",
-        "sloped_curve",
-        "curved_curve",
-        "drift_term",
-        "drift_task",
-        "drift_curve",
-    ),
+    *("repeated_curve", "repeated_base_model", "sloped_curve", "curved_curve"),
+    *("drift", "drift_term", "drift_task", "drift_curve", "scale"),
     *("noise", "noise_df", "log_noise", "log_loss", "expected_log_loss", "log_relative_loss"),
     *(p.name for law in LAWS.values() for p in law.parameters),
     *(q.name for law in LAWS.values() for q in law.quantities),
