@@ -92,6 +92,20 @@ def test_sound_tables_fail_as_seldom_as_stated() -> None:
     assert sum(alarms(louder(simulated(GRID, 50), 3.0))) > binom.isf(1e-4, 50, FALSE_ALARMS)
 
 
+def test_runs_alone_are_off_by_their_residual_whatever_is_drawn_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where each base model has one of them, its effect is drawn from its residual: no news."""
+    found = []
+    for seed in (1, 2):
+        monkeypatch.setattr("tunecast.models.hierarchy.unsampled.SEED", seed)
+        (posterior,) = simulated(ALONE, 1)
+        (check,) = (c for c in checks_of(posterior) if c.kind == SURFACE)
+        found.append((check.p[0], check.size, posterior.values["base_model_effect"]))
+    assert found[0][:2] == found[1][:2]
+    assert not np.array_equal(found[0][2], found[1][2])
+
+
 # ------------------------------------------------------------------ what they find
 
 

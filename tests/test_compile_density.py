@@ -113,6 +113,18 @@ def test_one_code_serves_tables_of_a_structure(ladder: pd.DataFrame) -> None:
     several = [indexed(thin(ladder)) for thin in THINNED.values()]
     texts = {density.record(table, WEAK).program.text for table in [indexed(ladder), *several]}
     assert len(texts) == len(THINNED)
+    # What a recording is kept by tells all of them apart.
+    tables = [
+        indexed(ladder),
+        *several,
+        *(indexed(thin(ladder), "power") for thin in THINNED.values()),
+    ]
+    kept = {density._structure(t, inputs(t, WEAK)): density.record(t, WEAK) for t in tables}
+    assert all(
+        kept[density._structure(t, inputs(t, WEAK))].program.text
+        == density.record(t, WEAK).program.text
+        for t in tables
+    )
 
 
 def test_code_that_computes_something_else_is_noticed(ladder: pd.DataFrame) -> None:

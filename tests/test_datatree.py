@@ -14,8 +14,9 @@ import xarray as xr
 from conftest import SMALL
 from scipy.stats import binom, norm
 from scipy.stats import t as student
+from thinned import THINNED
 
-from tunecast.models import pymc_model
+from tunecast.models import load_fit, pymc_model
 from tunecast.models.fits.datatree import LARGEST, PRIOR_DRAWS
 from tunecast.models.fits.fit import Fit, fit
 from tunecast.models.hierarchy.drift import basis
@@ -64,6 +65,32 @@ def _closed() -> Iterator[None]:
 
 
 # ------------------------------------------------------------------ what is in it
+
+
+@pytest.mark.parametrize("thin", ["a run each", "one and all", "one and all, a curve each"])
+def test_curves_of_one_run_have_their_deviations_in_it(
+    ladder: pd.DataFrame, believed: MakeFit, tmp_path: Path, thin: str
+) -> None:
+    """In posterior and prior, by the names of all; sampled are those of the others alone."""
+    made = believed(THINNED[thin](ladder), law="power", size=30)
+    made.save(tmp_path / "fit.nc")
+    with az.from_netcdf(tmp_path / "fit.nc") as opened:
+        tree: Tree = opened.load()
+    (found,) = made.posteriors
+    labels = found.table.coords
+    for name, dim in (("base_model_effect", "base_model"), ("log_loss_ref_curve", "curve")):
+        for group in ("posterior", "prior"):
+            held = tree[group][name]
+            assert held.dims == ("chain", "draw", dim)
+            assert list(held[dim].values) == labels[dim]
+            assert (np.abs(held.values).min(axis=1) > 0).all()
+        np.testing.assert_array_equal(tree["posterior"][name].values[0], found.values[name])
+    sampled = tree["unconstrained_posterior"]
+    for name in ("base_model_effect_raw", "log_loss_ref_curve_raw"):
+        assert (name in sampled) == (name in found.draws)
+    assert {"repeated_curve", "repeated_base_model"} & set(sampled.dims) or thin == "a run each"
+    again = load_fit(tmp_path / "fit.nc")
+    np.testing.assert_array_equal(again.draws(ladder).expected, made.draws(ladder).expected)
 
 
 def test_groups_and_dimensions_are_labelled(tree: Tree, sampled: Fit, ladder: pd.DataFrame) -> None:

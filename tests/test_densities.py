@@ -29,7 +29,8 @@ type Point = dict[str, np.ndarray]
 
 @pytest.fixture(autouse=True)
 def _no_least_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Earlier code let the noise of a run go to 0."""
+    """Earlier code let the noise of a run go to 0; recordings with and without it do not mix."""
+    monkeypatch.setattr("tunecast.models.compile.density._RECORDED", {})
     monkeypatch.setattr("tunecast.models.hierarchy.model.LEAST_NOISE", 0.0)
 
 

@@ -236,7 +236,9 @@ def test_the_prior_predictive_has_the_spread_of_all_terms(
 # Noise of a curve as of its task, and next to no floor, so that log losses are linear in beta.
 EVEN: Priors = {
     **NORMAL,
-    "logit_floor": replace(WEAK["logit_floor"], location=-9.0, scale=0.1, effect=0.1, scatter=0.01),
+    "logit_floor": replace(
+        WEAK["logit_floor"], location=-30.0, scale=0.1, effect=0.1, scatter=0.01
+    ),
     "noise": replace(WEAK["noise"], scatter=1e-9),
 }
 
