@@ -53,7 +53,7 @@ def test_a_bad_run_table(tmp_path: Path, tunecast_: Call, text: str, sentences: 
         (["--priors", "strong"], "'strong'"),
         (["--where", "size > 3"], "name 'size' is not defined"),
         (["--where", "loss > 100"], "no run fulfils the condition 'loss > 100'"),
-        (["--where", "base_model == 'ladder-0.1m'"], "model_size"),
+        (["--where", "base_model == 'ladder-0.1m'", "--factors", "model_size"], "model_size"),
         (["--where", "finetune_examples == 60"], "finetune_examples"),
     ],
 )

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from thinned import THINNED
 
+from tunecast.models.checks.tables import one_curve
 from tunecast.models.errors import TunecastError
 from tunecast.models.hierarchy.groupings import groupings_of, variable_names
 from tunecast.models.hierarchy.numpy_backends import Simulation, geometry_of, simulate_prior
@@ -24,7 +25,7 @@ from tunecast.models.laws import LAWS, get_law
 def indexed(
     runs: pd.DataFrame,
     law: str = "rectified",
-    factors: tuple[str, ...] = ("model_size",),
+    factors: tuple[str, ...] | None = ("model_size",),
     **ask: Any,
 ) -> Table:
     return index_runs(runs, spec_of(runs, law=law, factors=factors, **ask))
@@ -285,11 +286,7 @@ def test_labels_tell_everything_apart(ladder: pd.DataFrame, zhang: pd.DataFrame)
     ("keep", "match"),
     [
         ("finetune_examples < 0", r"^the table has 0 usable runs \(status done, finetune_examples"),
-        ("run_id == 'debian-en-de/fmt/ladder-0.1m/60/s0'", "^the table has 1 usable run .* two"),
-        (
-            "method == 'fmt' and base_model == 'ladder-0.1m'",
-            "^every run has model_size = 100672: its exponent alpha cannot be learned",
-        ),
+        ("run_id == 'debian-en-de/fmt/ladder-0.1m/60/s0'", "^the table has 1 usable run .* three"),
         ("finetune_examples in (200, 600)", r"have 2 value\(s\) of finetune_examples \(200, 600\)"),
         ("finetune_examples == 600", r"have 1 value\(s\) of finetune_examples \(600\).* three"),
     ],
@@ -302,10 +299,22 @@ def test_a_thin_table_is_refused_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_one_curve_is_refused(ladder: pd.DataFrame) -> None:
-    one = ladder.query("method == 'fmt' and base_model == 'ladder-0.1m'")
-    with pytest.raises(TunecastError, match=r"one curve only.*fit_point"):
-        indexed(one, "power", ())
+def test_a_factor_that_does_not_vary_is_left_out_or_refused_where_it_was_asked_for(
+    ladder: pd.DataFrame,
+) -> None:
+    one = ladder.query("method == 'fmt' and base_model == 'ladder-0.1m'").reset_index(drop=True)
+    table = indexed(one, factors=None)
+    assert table.factors == () and len(table.curve_cell) == 1
+    assert indexed(ladder, factors=None).factors == ("model_size",)
+    with pytest.raises(TunecastError, match=r"^every run has model_size = 100672: its exponent"):
+        indexed(one, factors=("model_size",))
+
+
+def test_one_curve_is_fitted_and_said(ladder: pd.DataFrame) -> None:
+    one = ladder.query("method == 'fmt' and base_model == 'ladder-0.1m'").reset_index(drop=True)
+    (found,) = one_curve(one, spec_of(one, law="rectified"))
+    assert found.cell is None and "one curve" in found.sentence
+    assert one_curve(ladder, spec_of(ladder, law="rectified")) == ()
 
 
 def test_a_factor_of_zero_is_refused(ladder: pd.DataFrame) -> None:
@@ -315,7 +324,7 @@ def test_a_factor_of_zero_is_refused(ladder: pd.DataFrame) -> None:
 
 
 def test_without_the_check_a_thin_table_keeps_to_its_priors(ladder: pd.DataFrame) -> None:
-    one = ladder.query("method == 'fmt' and base_model == 'ladder-0.1m'")
+    one = ladder.query("finetune_examples == 600 and method == 'fmt'").iloc[:1]
     spec = spec_of(one, law="rectified")
     with pytest.raises(TunecastError):
         index_runs(one, spec)
