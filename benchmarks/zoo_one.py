@@ -26,6 +26,7 @@ from baselines import (
 from conformal import split_conformal
 from ensembles import score_samples
 from resume import save
+from zoo_averages import DISTANCES
 from zoo_simulated import SIMULATED
 from zoo_tables import REAL, Entry, Table
 
@@ -51,7 +52,6 @@ ENTRIES: Mapping[str, Entry] = {entry.name: entry for entry in (*REAL, *SIMULATE
 DONE = "done"
 SEED, DRAWS = 0, 1000
 NEAR, FAR = 2.0, 8.0
-DISTANCES = ("<= 2x", "<= 8x", "> 8x")
 KEPT = ("group", "n", "crps", "rmse", "bias", "log_score", "cover50", "cover90")
 
 

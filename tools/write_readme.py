@@ -25,8 +25,8 @@ FIGURES = ROOT / "tools" / "figures"
 RESULTS = ROOT / "benchmarks" / "results"
 # The packages of models/: each imports those before it alone.
 GROUND_UP = (
-    "runs", "laws", "pointfits", "hierarchy", "compile", "inference", "questions", "planning",
-    "fits",
+    "runs", "laws", "pointfits", "hierarchy", "compile", "inference", "checks",
+    "questions", "planning", "fits",
 )  # fmt: skip
 # What a run of make_forecast.py leaves for the README, by its name there.
 TAKEN = ("numbers.json", "ladder.png")

@@ -13,7 +13,7 @@ from tunecast.analysis.report.page_draws import PageDraws
 from tunecast.analysis.report.page_law import curve_quantities, javascript
 from tunecast.analysis.report.page_predictor import PageCurve, PagePredictor
 from tunecast.analysis.report.strata import factors_of
-from tunecast.models.hierarchy.drift import KAPPA, KNOT, REST_SLOPE, TERMS
+from tunecast.models.hierarchy.drift import KAPPA, KNOT, REST_SLOPE, SLOPES, TERMS
 from tunecast.models.laws.positive import MAX_LOG
 
 # Curves of known base models come along as long as they leave the page small.
@@ -31,7 +31,7 @@ def payload(draws: PageDraws) -> dict[str, Any]:
     """Return the draws and ranges that a page computes with, ready for JSON."""
     bases = _known_bases(draws)
     return {
-        "drift": {"kappa": KAPPA, "rest_slope": REST_SLOPE, "knot": KNOT},
+        "drift": {"kappa": KAPPA, "slopes": SLOPES, "rest_slope": REST_SLOPE, "knot": KNOT},
         "max_log_loss": MAX_LOG,
         "data": draws.fit.spec.data,
         "factors": [asdict(factor) for factor in factors_of(draws.fit)],

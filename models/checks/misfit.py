@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 # Over all cells of a table, of each family of checks (of the table, and after sampling): of a
 # hundred tables to which a law applies, one at most is said to misfit.
 FALSE_ALARMS = 0.01
@@ -62,6 +64,18 @@ def misfits_in(info: Mapping[str, Any]) -> tuple[Misfit, ...]:
 def name_of(cell: Sequence[str]) -> str:
     """Return what sentences call a cell."""
     return " / ".join(cell)
+
+
+def percent(log_ratio: float) -> str:
+    """Return by how much a ratio is above 1, from its logarithm.
+
+    Examples
+    --------
+    >>> from tunecast.models.checks.misfit import percent
+    >>> percent(0.02)
+    '2 %'
+    """
+    return f"{100 * np.expm1(log_ratio):.2g} %"
 
 
 def in_words(misfits: Iterable[Misfit]) -> list[str]:

@@ -30,6 +30,7 @@ from tunecast.models.checks.misfit import (
     SURFACE,
     Misfit,
     name_of,
+    percent,
 )
 from tunecast.models.hierarchy.table import Table
 from tunecast.models.inference.posterior import Posterior, spread_out
@@ -178,7 +179,7 @@ def _by_data_size(
         size,
         f"The fitted curves of {name_of(table.cells[cell])} do not follow their runs, which lie "
         f"{_off(means[high])} at {high:.4g} {table.spec.data} and {_off(means[low])} at {low:.4g}, "
-        f"expected is within {_percent(TOLERANCE)}.",
+        f"expected is within {percent(TOLERANCE)}.",
     )
 
 
@@ -214,8 +215,8 @@ def _of_replicates(
         p,
         max(apart, expected),
         f"Runs of {name_of(table.cells[cell])} that differ in their seed alone differ by "
-        f"{_percent(b)}, and their means differ from the fitted curves by {_percent(apart)}, "
-        f"expected is {_percent(expected)}.",
+        f"{percent(b)}, and their means differ from the fitted curves by {percent(apart)}, "
+        f"expected is {percent(expected)}.",
     )
 
 
@@ -249,7 +250,7 @@ def _on_a_surface(
         p,
         size,
         f"How far runs of {name_of(table.cells[cell])} lie from the law depends on {of}, by "
-        f"{_percent(size)} inside the data, expected is by none: another law may describe them "
+        f"{percent(size)} inside the data, expected is by none: another law may describe them "
         "better, and beyond the data this one may err by more.",
     )
 
@@ -287,8 +288,4 @@ def contrasts(columns: Sequence[np.ndarray], degree: int) -> np.ndarray:
 
 
 def _off(log_ratio: float) -> str:
-    return f"{_percent(abs(log_ratio))} {'above' if log_ratio > 0 else 'below'} them"
-
-
-def _percent(log_ratio: float) -> str:
-    return f"{100 * np.expm1(log_ratio):.2g} %"
+    return f"{percent(abs(log_ratio))} {'above' if log_ratio > 0 else 'below'} them"

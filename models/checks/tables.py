@@ -30,6 +30,7 @@ from tunecast.models.checks.misfit import (
     RISES,
     Misfit,
     name_of,
+    percent,
 )
 from tunecast.models.hierarchy.table import Spec
 
@@ -142,7 +143,7 @@ def _rise_in_words(name: str, trend: Trend, runs: pd.DataFrame, spec: Spec) -> s
     up, n = int((slopes > 0).sum()), len(slopes)
     said = (
         f"The loss of {name} rises with {spec.data} from {trend.low:g} to {trend.high:g}: in {up} "
-        f"of {n} curve{'s' if n > 1 else ''}, by {_percent(np.median(slopes))} in the middle one; "
+        f"of {n} curve{'s' if n > 1 else ''}, by {percent(np.median(slopes))} in the middle one; "
         "every law falls, so forecasts of it cannot be right."
     )
     scores = [c for c in runs if re.search(r"(?i)(^|_)(acc|accuracy|score|reward)(_|$)", str(c))]
@@ -157,10 +158,6 @@ def _rise_in_words(name: str, trend: Trend, runs: pd.DataFrame, spec: Spec) -> s
 
 def _numbers(values: pd.Series) -> np.ndarray:
     return pd.to_numeric(values, errors="coerce").to_numpy(float)
-
-
-def _percent(log_ratio: float) -> str:
-    return f"{100 * np.expm1(log_ratio):.2g} %"
 
 
 def _trends(runs: pd.DataFrame, spec: Spec) -> list[Trend]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from tunecast.models.errors import TunecastError
 from tunecast.models.fits.fit import fit
 from tunecast.models.hierarchy.table import usable
 from tunecast.models.questions.forecaster import marked, misfits_at
-from tunecast.models.questions.scoring import score_draws
+from tunecast.models.questions.scoring import positions_by_group, score_draws
 from tunecast.models.runs import read_runs, where
 
 
@@ -62,8 +61,5 @@ def backtest(
     groups = outside[list(by)].astype(str) if by else None
     scores = score_draws(result.draws(outside), outside["loss"].to_numpy(float), groups)
     at = misfits_at(result, outside)
-    rows = {"all": np.arange(len(outside))}
-    for name in by:
-        for level, own in outside.groupby(outside[name].astype(str)).indices.items():
-            rows[f"{name}={level}"] = np.asarray(own)
+    rows = positions_by_group(len(outside), groups)
     return marked(scores, result, [[m for i in rows[g] for m in at[i]] for g in scores["group"]])

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tunecast.models.hierarchy.estimates import Estimates, LevelEstimates
+from tunecast.models.hierarchy.estimates import DriftEstimates, Estimates, LevelEstimates
 from tunecast.models.hierarchy.groupings import Grouping
 from tunecast.models.hierarchy.table import Table
 from tunecast.models.laws.positive import log_sigmoid
@@ -179,7 +179,7 @@ class Geometry:
             noise = noise + known.alone * values[own][..., None] ** 2
         variance = known.noise_variance * noise[..., None, :] + known.curve_variance * curve_sd**2
         return Coordinate(
-            estimate=(left[..., known.runs][..., None, :, :] * known.weight).sum(axis=-1),
+            estimate=_least_squares(known, left),
             precision=known.known / variance,
         )
 
@@ -189,7 +189,7 @@ class Geometry:
         left = table.log_loss - values["log_relative_loss"] - of_task
         noise = self._of_shown(values["noise"], table.curvatures)
         return Coordinate(
-            estimate=(left[..., known.runs][..., None, :, :] * known.weight).sum(axis=-1),
+            estimate=_least_squares(known, left),
             precision=known.known / (known.noise_variance * noise[..., None, :] ** 2),
         )
 
@@ -248,6 +248,11 @@ class Geometry:
         return Coordinate(
             offset + multiplier * level.above(q.name), multiplier, weight, estimate, precision
         )
+
+
+def _least_squares(known: DriftEstimates, left: Any) -> Any:
+    """Return coefficients of drifts, from what is left of log losses, shape (..., runs)."""
+    return (left[..., known.runs][..., None, :, :] * known.weight).sum(axis=-1)
 
 
 def _only(part: Any) -> Any:

@@ -98,9 +98,8 @@ def hierarchy(rv: Backend, t: Table, p: Priors) -> None:
     curve = expected_at(law, by_factor(law, of_curves, t.factors), x, xp)
     for q in t.quantities:
         if q.varies and q.name != "log_loss_ref":
-            shown = t.slopes if q.shown_by == 2 else t.curvatures
             sd = curve_sd[q.name][..., None]
-            curve[q.name] = own(f"{q.name}_curve", curve[q.name], sd, shown)
+            curve[q.name] = own(f"{q.name}_curve", curve[q.name], sd, t.showing[q.shown_by])
         elif q.name in curve:
             rv.deterministic(f"{q.name}_expected", curve[q.name], "curve")
     relative = log_relative_loss(law, t.log_u, curve, xp, t.run_curve)

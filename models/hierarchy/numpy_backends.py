@@ -73,12 +73,9 @@ class Simulation(Backend):
 
 
 # What may be sampled in units of what its runs say.
-ESTIMATED = tuple(
-    raw(name)
-    for name in (
-        *("log_beta_curve", "log_loss_ref_curve", "base_model_effect"),
-        *("drift_task", "drift_curve"),
-    )
+ESTIMATED = (
+    *map(raw, ("log_beta_curve", "log_loss_ref_curve", "base_model_effect")),
+    *map(raw, ("drift_task", "drift_curve")),
 )
 
 

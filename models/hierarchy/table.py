@@ -224,14 +224,18 @@ class Table:
         """Curves that show a curvature: of three data sizes or more."""
         return Subset("curved_curve", np.flatnonzero(self.curve_sizes > 2), len(self.curve_sizes))
 
+    @cached_property
+    def showing(self) -> dict[int, Subset]:
+        """Curves that show a quantity, by how many data sizes that takes."""
+        return {2: self.slopes, 3: self.curvatures}
+
     def shown(self, name: str) -> Subset | None:
         """Return the curves that have an unknown of their own of this name; None for all."""
         if name in ("log_noise_curve", "drift_curve"):
             return self.curvatures
-        of = {f"{q.name}_curve": q for q in self.quantities}.get(name)
-        if of is None or of.name == "log_loss_ref":
-            return None
-        return self.slopes if of.shown_by == 2 else self.curvatures
+        shown_by = {f"{q.name}_curve": q.shown_by for q in self.quantities}
+        # Of a curve's own loss, a forecast is given what runs alone show of it too.
+        return None if name == "log_loss_ref_curve" else self.showing.get(shown_by.get(name, 0))
 
     @cached_property
     def run_alone(self) -> np.ndarray:
@@ -268,9 +272,8 @@ class Table:
     def curve_drift_basis(self) -> np.ndarray:
         """What those of its curve's own drift add, 0 where it shows no curvature."""
         c = self.run_curve
-        return basis(self.doublings, self.curve_low[c], self.curve_high[c]) * (
-            self.curve_sizes[c] > 2
-        )
+        shown = self.curvatures.places[c] >= 0
+        return basis(self.doublings, self.curve_low[c], self.curve_high[c]) * shown
 
     @cached_property
     def base_curve(self) -> np.ndarray:
@@ -304,8 +307,7 @@ class Table:
             "task": list(self.tasks),
             "base_model": list(self.base_models),
             **{
-                s.dim: [names[c] for c in s.curves]
-                for s in (self.repeated, self.slopes, self.curvatures)
+                s.dim: [names[c] for c in s.curves] for s in (self.repeated, *self.showing.values())
             },
             self.repeated_base.dim: [self.base_models[m] for m in self.repeated_base.curves],
             "curve": names,

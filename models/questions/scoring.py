@@ -169,14 +169,36 @@ def _cover(nominal: float) -> str:
     return f"cover{round(100 * nominal)}"
 
 
-def _by_group(each: pd.DataFrame, groups: pd.DataFrame | None) -> pd.DataFrame:
-    rows = [{"group": "all", **_summary(each)}]
+def positions_by_group(rows: int, groups: pd.DataFrame | None) -> dict[str, np.ndarray]:
+    """Return the positions of all rows and of those of each group, by the names that scores have.
+
+    Parameters
+    ----------
+    rows : int
+        How many there are.
+    groups : DataFrame of as many rows, optional
+        Each column makes groups of its own, named ``column=level``.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> found = positions_by_group(3, pd.DataFrame({"task": ["a", "b", "a"]}))
+    >>> {name: positions.tolist() for name, positions in found.items()}
+    {'all': [0, 1, 2], 'task=a': [0, 2], 'task=b': [1]}
+    """
+    found = {"all": np.arange(rows)}
     if groups is not None:
-        for column in groups:
-            values = groups[column].reset_index(drop=True)
-            for level, index in values.groupby(values).groups.items():
-                rows.append({"group": f"{column}={level}", **_summary(each.loc[index])})
-    return pd.DataFrame(rows)
+        for column, values in groups.items():
+            for level, own in values.groupby(values).indices.items():
+                found[f"{column}={level}"] = np.asarray(own)
+    return found
+
+
+def _by_group(each: pd.DataFrame, groups: pd.DataFrame | None) -> pd.DataFrame:
+    found = positions_by_group(len(each), groups)
+    return pd.DataFrame(
+        [{"group": name, **_summary(each.iloc[own])} for name, own in found.items()]
+    )
 
 
 def _summary(each: pd.DataFrame) -> dict[str, float]:

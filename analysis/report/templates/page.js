@@ -42,12 +42,11 @@ function driftBasis(at, [low, high]) {
   if (!(half > 0)) return [0, 0];
   const x = (at - (low + high) / 2) / half, inside = Math.max(-1, Math.min(x, 1)), past = x - inside;
   const values = [
-    Math.cos(even * inside) / Math.cos(even) + Math.cosh(even * inside) / Math.cosh(even)
-      + even * (Math.tanh(even) - Math.tan(even)) * Math.abs(past),
-    Math.sin(odd * inside) / Math.sin(odd) + Math.sinh(odd * inside) / Math.sinh(odd)
-      + odd * (1 / Math.tan(odd) + 1 / Math.tanh(odd)) * past,
+    Math.cos(even * inside) / Math.cos(even) + Math.cosh(even * inside) / Math.cosh(even),
+    Math.sin(odd * inside) / Math.sin(odd) + Math.sinh(odd * inside) / Math.sinh(odd),
   ];
-  return values.map((value, k) => value * half ** 1.5 / page.model.drift.kappa[k] ** 2 / Math.SQRT2);
+  const { kappa, slopes } = page.model.drift, beyond = [Math.abs(past), past];
+  return values.map((value, k) => (value / Math.SQRT2 + slopes[k] * beyond[k]) * half ** 1.5 / kappa[k] ** 2);
 }
 
 const drifts = new Map();
